@@ -1,1 +1,2 @@
+//! Builds container images from Dockerfiles.
 fn main() {}

@@ -1,0 +1,169 @@
+//! Where commands run: what a sandbox is given, and what comes of it.
+//!
+//! A [`ProcessSpec`] is complete: a sandbox adds nothing of the caller's surroundings to it.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::graph::{NetworkMode, SecurityMode, Ulimit};
+
+/// A command and everything it sees.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// Its root file system.
+    pub root: RootFs,
+    /// Mounted over it, in order.
+    pub mounts: Vec<SandboxMount>,
+    /// The program (looked up in `PATH` of `env` inside the root) and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, in order; all of its environment.
+    pub env: Vec<String>,
+    /// The working directory; made when missing.
+    pub cwd: String,
+    /// Who it is: numbers inside the sandbox.
+    pub user: Credentials,
+    /// Its host name.
+    pub hostname: String,
+    /// The bytes of `/etc/hosts`.
+    pub hosts: Vec<u8>,
+    /// The bytes of `/etc/resolv.conf`.
+    pub resolv_conf: Vec<u8>,
+    /// What it may reach.
+    pub network: NetworkMode,
+    /// How far it is confined.
+    pub security: SecurityMode,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: u64,
+    /// Limits.
+    pub ulimits: Vec<Ulimit>,
+    /// The cgroup under which its own is made, where cgroups are writable.
+    pub cgroup_parent: Option<String>,
+}
+
+/// How the root file system is put together.
+#[derive(Clone, Debug)]
+pub enum RootFs {
+    /// overlayfs: what is written lands in `upper`.
+    Overlay {
+        /// The layers' folders, lowest first. Empty for scratch.
+        lower: Vec<PathBuf>,
+        /// Takes what is written.
+        upper: PathBuf,
+        /// overlayfs's own; on the same file system as `upper`.
+        work: PathBuf,
+    },
+    /// A plain folder that is written to.
+    Folder(PathBuf),
+}
+
+/// User, group and supplementary groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// One mount inside the sandbox.
+#[derive(Clone, Debug)]
+pub struct SandboxMount {
+    /// Where, absolute; resolved inside the root. Missing mount points are made, and removed
+    /// afterwards.
+    pub target: String,
+    /// What.
+    pub source: SandboxMountSource,
+    /// Writing is refused.
+    pub read_only: bool,
+}
+
+/// What a [`SandboxMount`] shows.
+#[derive(Clone, Debug)]
+pub enum SandboxMountSource {
+    /// A folder or file of the host; `path` below `root` is resolved inside `root` at mount time.
+    Bind {
+        /// The folder (or file) that confines `path`.
+        root: PathBuf,
+        /// The path in it; empty for `root` itself.
+        path: String,
+    },
+    /// The merged view of layers; what is written goes to `upper` and is thrown away.
+    Overlay {
+        /// The layers' folders, lowest first.
+        lower: Vec<PathBuf>,
+        /// The path in the merged view.
+        path: String,
+        /// Takes what is written, where writing is allowed: (upper, work).
+        upper: Option<(PathBuf, PathBuf)>,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Its size in bytes.
+        size: Option<u64>,
+        /// The mode of its root.
+        mode: u32,
+    },
+    /// A file in memory (a secret).
+    File {
+        /// Its bytes.
+        data: Vec<u8>,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A unix socket of the host.
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Its mode inside.
+        mode: u32,
+        /// Its owner inside.
+        uid: u32,
+        /// Its group inside.
+        gid: u32,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It returned this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
+}
+
+/// Takes what a process writes, as it comes: stream 1 or 2, and bytes.
+pub type OutputSink = Box<dyn Fn(u8, bytes::Bytes) + Send + Sync>;
+
+/// Runs commands. Dropping the future ends the command and everything it started.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Runs `process` to its end; all its processes are gone when this returns.
+    async fn run(
+        &self,
+        process: ProcessSpec,
+        output: OutputSink,
+    ) -> Result<ExitStatus, SandboxError>;
+}
+
+/// Says why a command could not be started at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SandboxError {
+    /// What could not be done, and what the kernel said.
+    pub message: String,
+    /// The permission that is missing and the flag that grants it, or what else helps.
+    pub hint: Option<String>,
+    /// What lies behind.
+    #[source]
+    pub source: Option<std::io::Error>,
+}
