@@ -1,0 +1,231 @@
+//! What is wrong with a Dockerfile, and how it is drawn.
+//!
+//! A [`Diagnostic`] is data: severity, message, place, advice. [`Diagnostic::render`] draws it
+//! without colours; a terminal adds those. A parse collects [`Diagnostics`] and goes on, so that
+//! several mistakes are shown at once.
+
+use std::fmt::{self, Write as _};
+
+use crate::source::{Source, Span};
+
+/// How much a [`Diagnostic`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Something that is probably not meant; the build goes on.
+    Warning,
+    /// Nothing can be built.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Diagnostic {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is wrong, in BuildKit's words where BuildKit has some.
+    pub message: String,
+    /// Where, if at one place.
+    pub span: Option<Span>,
+    /// What is said behind the carets: ``did you mean `--from`?``
+    pub label: Option<String>,
+    /// What the user can do, below the drawing.
+    pub hints: Vec<String>,
+}
+
+impl Diagnostic {
+    /// An error at `span`.
+    pub fn error(message: impl Into<String>, span: Span) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: Some(span),
+            label: None,
+            hints: Vec::new(),
+        }
+    }
+
+    /// A warning at `span`.
+    pub fn warning(message: impl Into<String>, span: Span) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(message, span) }
+    }
+
+    /// Says `label` behind the carets.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The drawing: message, place, the line with carets below it, hints; without a last line
+    /// break.
+    pub fn render(&self, source: &Source) -> String {
+        let mut out = format!("{}: {}", self.severity, self.message);
+        if let Some(span) = self.span {
+            draw_line(&mut out, source, span, self.label.as_deref());
+        }
+        for hint in &self.hints {
+            let _ = write!(out, "\n  = hint: {hint}");
+        }
+        out
+    }
+}
+
+/// How many characters of a line are shown before the one that matters, and in all.
+const BEFORE: usize = 60;
+const SHOWN: usize = 160;
+
+fn draw_line(out: &mut String, source: &Source, span: Span, label: Option<&str>) {
+    let at = source.position(span.start);
+    let line = source.line_span(at.line).map_or("", |line| source.slice(line));
+    let skipped = if at.column > SHOWN { at.column - BEFORE } else { 0 };
+    let shown: String = line.chars().skip(skipped).take(SHOWN).map(as_shown).collect();
+    let gutter = at.line.to_string();
+    let indent = " ".repeat(at.column - 1 - skipped);
+    let in_span = source.slice(span).lines().next().map_or(0, |text| text.chars().count());
+    let room = shown.chars().count().saturating_sub(indent.len());
+    let carets = "^".repeat(in_span.min(room).max(1));
+    let blank = " ".repeat(gutter.len());
+    // Writing to a string cannot fail.
+    let _ = write!(out, "\n{blank}--> {}:{}:{}", source.name(), at.line, at.column);
+    let _ = write!(out, "\n{gutter} | {shown}");
+    let _ = write!(out, "\n{blank} | {indent}{carets}");
+    if let Some(label) = label {
+        let _ = write!(out, " {label}");
+    }
+}
+
+/// Tabs are one column wide, and control characters do nothing to the terminal.
+fn as_shown(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// All that is wrong, in the order in which it was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics(pub Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// The value of `result`, or `None` and its error added.
+    pub fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+        result.map_err(|diagnostic| self.push(diagnostic)).ok()
+    }
+
+    /// Whether nothing can be built.
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// All drawings, in the order of their places, an empty line between two.
+    pub fn render(&self, source: &Source) -> String {
+        let mut sorted: Vec<&Diagnostic> = self.0.iter().collect();
+        sorted.sort_by_key(|diagnostic| diagnostic.span.map(|span| span.start));
+        let drawn: Vec<String> =
+            sorted.into_iter().map(|diagnostic| diagnostic.render(source)).collect();
+        drawn.join("\n\n")
+    }
+}
+
+/// The one of `options` that `word` is probably a misspelling of: at most two letters are off.
+///
+/// The same choice as BuildKit's `util/suggest`; an exact match is no misspelling.
+pub fn did_you_mean<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const TOO_FAR: usize = 3;
+    let mut best = None;
+    for option in options {
+        let distance = edit_distance(word, option, TOO_FAR);
+        if distance == 0 {
+            return None;
+        }
+        if distance < best.map_or(TOO_FAR, |(distance, _)| distance) {
+            best = Some((distance, option));
+        }
+    }
+    best.map(|(_, option)| option)
+}
+
+/// How many letters must be added, removed or replaced to make `b` of `a`; `limit` if more.
+fn edit_distance(a: &str, b: &str, limit: usize) -> usize {
+    let a: Vec<char> = a.chars().take(b.len() + limit).collect();
+    let b: Vec<char> = b.chars().collect();
+    if a.len().abs_diff(b.len()) >= limit {
+        return limit;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()].min(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_the_line_and_carets_below_what_is_wrong() {
+        let source = Source::new("Dockerfile", "FROM a\n\n\nCOPY --form=build /out /out\n");
+        let start = source.text().find("--form").unwrap();
+        let drawn = Diagnostic::error("unknown flag: --form", Span::new(start, start + 6))
+            .label("did you mean `--from`?")
+            .hint("see the reference")
+            .render(&source);
+        assert_eq!(
+            drawn,
+            "error: unknown flag: --form\n --> Dockerfile:4:6\n\
+             4 | COPY --form=build /out /out\n  |      ^^^^^^ did you mean `--from`?\n  = hint: see the reference"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_what_is_wrong() {
+        let text = format!("RUN {}X", "a".repeat(100_000));
+        let source = Source::new("Dockerfile", text.as_str());
+        let drawn = Diagnostic::error("no", Span::new(text.len() - 1, text.len())).render(&source);
+        assert!(drawn.len() < 500 && drawn.ends_with('^'), "{drawn}");
+    }
+
+    #[test]
+    fn misspellings_are_at_most_two_letters_off() {
+        let check = |word, expected| {
+            let options = ["mount", "network", "security", "device"];
+            assert_eq!(did_you_mean(word, options), expected, "{word}");
+        };
+        check("mont", Some("mount"));
+        check("mounts", Some("mount"));
+        check("mount", None);
+        check("FROM", None);
+        check("netwrk", Some("network"));
+        check("", None);
+    }
+}

@@ -1,0 +1,35 @@
+//! `ADD [flags] source… destination`: COPY that also fetches URLs and unpacks archives.
+
+use super::{Expander, Sources, expand_text};
+use crate::diagnostic::Diagnostic;
+use crate::source::Text;
+
+/// Files copied from the context, fetched, or unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Add {
+    /// What, and to where.
+    pub sources: Sources,
+    /// `--chown`
+    pub chown: Option<Text>,
+    /// `--chmod`
+    pub chmod: Option<Text>,
+    /// `--link`
+    pub link: bool,
+    /// `--checksum`
+    pub checksum: Option<Text>,
+    /// `--keep-git-dir`; its default hangs on the source.
+    pub keep_git_dir: Option<bool>,
+    /// `--unpack`; its default hangs on the source.
+    pub unpack: Option<bool>,
+    /// `--exclude`, in order; no variables are expanded in them.
+    pub exclude: Vec<Text>,
+}
+
+impl Add {
+    pub(super) fn expand(&mut self, expander: &mut Expander<'_>) -> Result<(), Diagnostic> {
+        for flag in [&mut self.chown, &mut self.chmod, &mut self.checksum].into_iter().flatten() {
+            expand_text(flag, expander)?;
+        }
+        self.sources.expand(expander)
+    }
+}
