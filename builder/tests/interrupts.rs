@@ -1,0 +1,94 @@
+//! Stopping rbuild in the middle: every process of the build ends, and the next build is right.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::needs::{self, lacking};
+use crate::rbuild::{Outcome, Rbuild, context, scratch};
+
+#[test]
+fn ctrl_c_ends_every_process() {
+    check(Signal::INT, Some(130));
+}
+
+#[test]
+fn sigterm_ends_every_process() {
+    check(Signal::TERM, Some(143));
+}
+
+#[test]
+fn sigkill_ends_every_process() {
+    check(Signal::KILL, None);
+}
+
+/// Stops a build whose step sleeps, with children of its own; rbuild ends with `code`.
+#[track_caller]
+fn check(signal: Signal, code: Option<i32>) {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    // Seconds that no other process on this machine sleeps.
+    let seconds = format!("9{}.{}", std::process::id(), signal.as_raw());
+    let context = context(&[(
+        "Dockerfile",
+        &format!(
+            "FROM busybox\nRUN echo kept > /kept\n\
+             RUN (trap '' INT TERM HUP; setsid sleep {seconds}) & sleep {seconds}\n"
+        ),
+    )]);
+    let mut child = rbuild.build(&context).start();
+    wait_until("both sleep", || sleeping(&seconds) == 2, &mut child);
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let start = Instant::now();
+    let outcome = Outcome::of(child);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}\n{outcome}", start.elapsed());
+    assert_eq!(outcome.status.code(), code, "{outcome}");
+    // rbuild waits for them where it can; the kernel ends them where it cannot.
+    let start = Instant::now();
+    while sleeping(&seconds) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(5), "a process is left behind\n{outcome}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    // The next build in the same state folder is right, and uses what was finished.
+    let text = fs_err::read_to_string(context.path().join("Dockerfile")).unwrap();
+    let quick = text.replace(&seconds, "0.01");
+    fs_err::write(context.path().join("Dockerfile"), quick).unwrap();
+    let out = scratch();
+    let next = rbuild.build(&context).output("type=local", out.path()).succeeds();
+    assert!(next.step("RUN echo kept > /kept").cached, "{next}");
+    assert_eq!(fs_err::read_to_string(out.path().join("kept")).unwrap(), "kept\n");
+    assert_eq!(rbuild.leftovers(), Vec::<std::path::PathBuf>::new());
+    let mounts = fs_err::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(rbuild.root.to_str().unwrap()), "{mounts}");
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut reached: impl FnMut() -> bool, child: &mut Child) {
+    let start = Instant::now();
+    while !reached() {
+        if let Some(status) = child.try_wait().unwrap() {
+            let mut said = String::new();
+            std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+            panic!("ended ({status}) before {what}\n{said}");
+        }
+        assert!(start.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// How many processes on this machine sleep so long.
+fn sleeping(seconds: &str) -> usize {
+    fs_err::read_dir("/proc")
+        .unwrap()
+        // A process may be gone before it is looked at.
+        .filter_map(|entry| fs_err::read(entry.ok()?.path().join("cmdline")).ok())
+        .filter(|line| {
+            let mut words = line.split(|byte| *byte == 0);
+            words.next() == Some(b"sleep") && words.next() == Some(seconds.as_bytes())
+        })
+        .count()
+}

@@ -1,0 +1,28 @@
+//! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
+//! that its users have.
+//!
+//! `rbuild`, `base`, `registry`, `podman` and `archive` are the hands; every other module holds
+//! tests. A test that lacks something it needs (root, a program, the network) says so on stderr
+//! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests stand outside of the program, and read the environment as its users do"
+)]
+
+mod archive;
+mod base;
+mod needs;
+mod podman;
+mod rbuild;
+mod registry;
+
+mod bad_input;
+mod caching;
+mod calculator;
+mod django;
+mod interrupts;
+mod outputs;
+mod registries;
+mod sandbox;

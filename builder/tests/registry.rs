@@ -1,0 +1,208 @@
+//! A real registry, Debian's `docker-registry`, on a free port of 127.0.0.1.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::needs::{Need, find};
+use crate::rbuild::{run, scratch};
+
+/// What every test with a registry needs.
+pub(crate) const NEEDED: [Need; 2] = [Need::Program("docker-registry"), Need::Program("skopeo")];
+
+/// The user of a registry that asks for one.
+pub(crate) const USER: &str = "builder";
+/// That user's password; `HTPASSWD` holds its bcrypt hash.
+pub(crate) const PASSWORD: &str = "correct horse";
+const HTPASSWD: &str = "builder:$2y$05$iit7xmajbDlq9pNbBYI97eeh5m.U4UhJkRJUgfFc/wYu3ZKaycvEq\n";
+
+/// A running registry; it ends with this value.
+pub(crate) struct TestRegistry {
+    /// `127.0.0.1:PORT`
+    pub(crate) host: String,
+    folder: TempDir,
+    server: Child,
+    tls: bool,
+}
+
+/// How a registry asks who is there.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Access {
+    Anonymous,
+    Password,
+}
+
+impl TestRegistry {
+    /// Plain HTTP, open to everyone.
+    pub(crate) fn open() -> Self {
+        Self::start(Access::Anonymous, false)
+    }
+
+    /// Plain HTTP, for `USER` alone.
+    pub(crate) fn with_password() -> Self {
+        Self::start(Access::Password, false)
+    }
+
+    /// HTTPS under a certificate that only `certificate()` vouches for.
+    pub(crate) fn with_tls() -> Self {
+        Self::start(Access::Anonymous, true)
+    }
+
+    fn start(access: Access, tls: bool) -> Self {
+        let folder = scratch();
+        if tls {
+            make_certificate(folder.path());
+        }
+        // Between choosing a port and using it somebody else may take it.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let host = format!("127.0.0.1:{port}");
+            let config = folder.path().join("config.yml");
+            fs_err::write(&config, configuration(folder.path(), &host, access, tls)).unwrap();
+            let mut server = serve(&config);
+            if answers(&host, &mut server) {
+                return Self { host, folder, server, tls };
+            }
+            // It has ended by itself, or will be of no use: nothing is lost either way.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        panic!("docker-registry does not start");
+    }
+
+    /// The name of an image in this registry.
+    pub(crate) fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.host)
+    }
+
+    /// The registry's certificate, PEM.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        assert!(self.tls, "this registry speaks plain HTTP");
+        self.folder.path().join("certificate.pem")
+    }
+
+    /// What `skopeo inspect` says of an image in this registry.
+    #[track_caller]
+    pub(crate) fn inspect(&self, name: &str) -> serde_json::Value {
+        let image = format!("docker://{}", self.image(name));
+        serde_json::from_str(&run("skopeo", &["inspect", "--tls-verify=false", &image])).unwrap()
+    }
+
+    /// Puts the image of an OCI layout into this registry, by skopeo.
+    #[track_caller]
+    pub(crate) fn put(&self, layout: &Path, name: &str) {
+        let source = format!("oci:{}:latest", layout.display());
+        let target = format!("docker://{}", self.image(name));
+        let credentials = format!("{USER}:{PASSWORD}");
+        run(
+            "skopeo",
+            &[
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                "--dest-creds",
+                &credentials,
+                &source,
+                &target,
+            ],
+        );
+    }
+
+    /// The names of all repositories, as the registry's folder has them.
+    pub(crate) fn repositories(&self) -> Vec<String> {
+        let folder = self.folder.path().join("data/docker/registry/v2/repositories");
+        let Ok(entries) = fs_err::read_dir(folder) else { return Vec::new() };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for TestRegistry {
+    fn drop(&mut self) {
+        // A server that is gone already is what is wanted.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn configuration(folder: &Path, host: &str, access: Access, tls: bool) -> String {
+    let folder = folder.display();
+    let mut config = vec![format!(
+        "version: 0.1\nlog: {{level: error}}\n\
+         storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n\
+         http:\n  addr: {host}\n"
+    )];
+    if tls {
+        config.push(format!(
+            "  tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
+        ));
+    }
+    if access == Access::Password {
+        fs_err::write(format!("{folder}/htpasswd"), HTPASSWD).unwrap();
+        config.push(format!("auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}\n"));
+    }
+    config.concat()
+}
+
+fn serve(config: &Path) -> Child {
+    // setpriv lets the server end with the test, however that ends.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .arg(find("docker-registry").unwrap())
+        .arg("serve")
+        .arg(config)
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn answers(host: &str, server: &mut Child) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        if server.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if TcpStream::connect(host).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+fn make_certificate(folder: &Path) {
+    let key = folder.join("key.pem");
+    let certificate = folder.join("certificate.pem");
+    run(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=rbuild tests",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            key.to_str().unwrap(),
+            "-out",
+            certificate.to_str().unwrap(),
+        ],
+    );
+}
