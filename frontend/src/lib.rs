@@ -3,6 +3,7 @@
 pub mod diagnostic;
 mod dockerfile;
 pub mod expand;
+pub mod git_address;
 pub mod instruction;
 pub mod source;
 pub mod syntax;
