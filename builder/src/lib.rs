@@ -1,1 +1,4 @@
-//! (scaffold)
+//! Builds container images from Dockerfiles.
+
+pub mod cli;
+pub mod request;

@@ -1,0 +1,310 @@
+//! What was typed: every flag of rbuild, as clap reads it. What it means is `request.rs`'s.
+//!
+//! The flags of `rbuild build` are spelled and described as `docker buildx build` has them
+//! (docs/reference/buildx_build.md), so that scripts move over unchanged. With no subcommand rbuild
+//! builds; [`with_build`] puts the word in before clap looks.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// The command line of rbuild.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    about = "Builds container images from Dockerfiles: no daemon, no root needed.",
+    long_about = None,
+    override_usage = "rbuild [build] [OPTIONS] PATH | URL | -\n       rbuild COMMAND …",
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rbuild .                             build the folder, keep the image in the local store
+  rbuild -t me/app:1 --push .          build and push
+  rbuild -o type=oci,dest=app.tar .    write an OCI archive, touch no store
+  rbuild -o out --target bin .         put a stage's files into the folder out
+  rbuild --check .                     read the Dockerfile and say what is wrong with it
+
+`rbuild build --help` explains every flag of a build; `rbuild COMMAND --help` those of a command.
+Exit codes: 0 built, 1 the build failed, 2 wrong usage, 3 a fault in or around rbuild, 130 interrupted.";
+
+/// Flags that every command has.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GlobalArgs {
+    /// State folder [default: $RBUILD_ROOT, or rbuild in $XDG_DATA_HOME, or for root /var/lib/rbuild]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "rbuild's own")]
+    pub root: Option<PathBuf>,
+    /// Log what happens inside to stderr
+    #[arg(short = 'D', long, global = true, help_heading = "rbuild's own")]
+    pub debug: bool,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Build an image (the default when no command is named)
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// Read a Dockerfile and say what is wrong with it, building nothing
+    Check(Box<BuildArgs>),
+    /// Show the generated shell completions
+    Completion(CompletionArgs),
+}
+
+/// `rbuild completion`
+#[derive(Clone, Debug, Args)]
+pub struct CompletionArgs {
+    /// For which shell
+    pub shell: Shell,
+}
+
+/// A shell that has completions.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// elvish
+    Elvish,
+    /// fish
+    Fish,
+    /// powershell
+    Powershell,
+    /// zsh
+    Zsh,
+}
+
+/// `docker buildx build`'s flags, and rbuild's own.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = BUILD_EXAMPLES)]
+pub struct BuildArgs {
+    /// Build context: a folder, `-` (a tar or a Dockerfile on stdin), a git or an http(s) address
+    #[arg(value_name = "PATH | URL | -", required = true)]
+    pub context: String,
+
+    /// Dockerfile [default: PATH/Dockerfile]; `-` reads it from stdin
+    #[arg(short, long, value_name = "PATH", help_heading = "What to build")]
+    pub file: Option<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", help_heading = "What to build")]
+    pub target: Option<String>,
+    /// Value of an ARG; without `=VALUE` it is taken from the environment
+    #[arg(long, value_name = "KEY[=VALUE]", help_heading = "What to build")]
+    pub build_arg: Vec<String>,
+    /// Another context: a folder, docker-image://, oci-layout://, target:, a git or http(s) address
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
+    pub build_context: Vec<String>,
+    /// Platforms of the image [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH,…", value_delimiter = ',', help_heading = "What to build")]
+    pub platform: Vec<String>,
+    /// Label of the image
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "What to build")]
+    pub label: Vec<String>,
+    /// Annotation, of the manifest unless a type is named: `index:KEY=VALUE`
+    #[arg(long, value_name = "[TYPE:]KEY=VALUE", help_heading = "What to build")]
+    pub annotation: Vec<String>,
+
+    /// Name of the image: `me/app:1`
+    #[arg(short, long, value_name = "NAME", help_heading = "Where it goes")]
+    pub tag: Vec<String>,
+    /// Output: a folder, `-` (a tar on stdout) or type=registry|image|oci|docker|tar|local|cacheonly
+    #[arg(short, long, value_name = "OUTPUT", help_heading = "Where it goes")]
+    pub output: Vec<String>,
+    /// Push the image to its registry: -o type=registry
+    #[arg(long, help_heading = "Where it goes")]
+    pub push: bool,
+    /// Load the image into Docker: -o type=docker
+    #[arg(long, help_heading = "Where it goes")]
+    pub load: bool,
+    /// Write what was built (digests, names) as JSON into this file
+    #[arg(long, value_name = "FILE", help_heading = "Where it goes")]
+    pub metadata_file: Option<PathBuf>,
+    /// Write the image's ID into this file
+    #[arg(long, value_name = "FILE", help_heading = "Where it goes")]
+    pub iidfile: Option<PathBuf>,
+
+    /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|env=VARIABLE]
+    #[arg(long, value_name = "SECRET", help_heading = "What steps may use")]
+    pub secret: Vec<String>,
+    /// SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long, value_name = "ID[=SOCKET]", help_heading = "What steps may use")]
+    pub ssh: Vec<String>,
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE", help_heading = "What steps may use")]
+    pub network: Option<String>,
+    /// Line for /etc/hosts of RUN steps
+    #[arg(long, value_name = "HOST:IP", help_heading = "What steps may use")]
+    pub add_host: Vec<String>,
+    /// Limit for RUN steps: nofile=1024[:2048]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "What steps may use")]
+    pub ulimit: Vec<String>,
+    /// Size of /dev/shm of RUN steps: 64m, 1g
+    #[arg(long, value_name = "BYTES", help_heading = "What steps may use")]
+    pub shm_size: Option<String>,
+    /// Control group above those of RUN steps
+    #[arg(long, value_name = "PATH", help_heading = "What steps may use")]
+    pub cgroup_parent: Option<String>,
+    /// Let steps have what they ask for: network.host, security.insecure
+    #[arg(
+        long,
+        value_name = "ENTITLEMENT",
+        value_delimiter = ',',
+        help_heading = "What steps may use"
+    )]
+    pub allow: Vec<String>,
+
+    /// Run every step anew
+    #[arg(long, help_heading = "Cache")]
+    pub no_cache: bool,
+    /// Run the steps of these stages anew
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry again for images that are known already
+    #[arg(long, help_heading = "Cache")]
+    pub pull: bool,
+    /// Look results up here too: type=registry,ref=NAME or type=local,src=DIR
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_from: Vec<String>,
+    /// Keep results here too: type=registry,ref=NAME, type=local,dest=DIR or type=inline
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_to: Vec<String>,
+
+    /// How progress is shown: auto, plain, tty, rawjson, quiet [default: $BUILDKIT_PROGRESS, or auto]
+    #[arg(long, value_name = "MODE", help_heading = "What is shown")]
+    pub progress: Option<String>,
+    /// Print the image's ID only
+    #[arg(short, long, help_heading = "What is shown")]
+    pub quiet: bool,
+    /// Say what is wrong with the Dockerfile, building nothing: --call=check
+    #[arg(long, help_heading = "What is shown")]
+    pub check: bool,
+    /// Instead of building: check, outline or targets, with [,format=json]
+    #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
+    pub call: Option<String>,
+
+    /// Attestations about the build
+    #[arg(long, value_name = "ATTESTATION", help_heading = "Attestations")]
+    pub attest: Vec<String>,
+    /// Provenance: --attest=type=provenance
+    #[arg(
+        long,
+        value_name = "VALUE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Attestations"
+    )]
+    pub provenance: Option<String>,
+    /// Bill of materials: --attest=type=sbom
+    #[arg(
+        long,
+        value_name = "VALUE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Attestations"
+    )]
+    pub sbom: Option<String>,
+
+    /// How many RUN steps compute at once [default: the cores]
+    #[arg(long, value_name = "N", help_heading = "rbuild's own")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+
+    /// buildx's builder instance; rbuild has none.
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+    /// Later: keeps what the program needs.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub slim: Option<String>,
+    /// Later: a shell in the failed step.
+    #[arg(long, hide = true)]
+    pub on_error: Option<String>,
+    /// Later: a page about the build.
+    #[arg(long, hide = true)]
+    pub report: Option<PathBuf>,
+}
+
+const BUILD_EXAMPLES: &str = "\
+Examples:
+  rbuild -t app:1 .                                    the folder's Dockerfile
+  rbuild -f docker/app.Dockerfile --target test .      another file, an earlier stage
+  rbuild --build-arg VERSION=1.2 .                     a value for ARG VERSION
+  rbuild --secret id=token,env=TOKEN .                 for RUN --mount=type=secret,id=token
+  rbuild --build-context debian:bookworm=oci-layout://bases/debian .
+                                                       FROM debian:bookworm from a folder
+  rbuild https://example.com/app.git#v1:server         tag v1, folder server
+  tar -c . | rbuild -                                  a context on stdin
+  rbuild --platform linux/amd64,linux/arm64 -t me/app --push .";
+
+/// The arguments, with `build` put in where no command is named.
+///
+/// The first word that is not one of the global flags decides: the name of a command stays, and so
+/// do `--help` and `--version`; everything else is a build. A folder that is called like a command
+/// is built as `./images`.
+pub fn with_build(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut position = 1;
+    while let Some(argument) = arguments.get(position) {
+        match argument.to_str() {
+            Some("--root") => position += 2,
+            Some("-D" | "--debug") => position += 1,
+            Some(flag) if flag.starts_with("--root=") => position += 1,
+            _ => break,
+        }
+    }
+    let decides = arguments.get(position).map(OsString::as_os_str);
+    if decides.is_some_and(|word| !is_command(word)) {
+        arguments.insert(position, "build".into());
+    }
+    arguments
+}
+
+fn is_command(word: &OsStr) -> bool {
+    let Some(word) = word.to_str() else { return false };
+    matches!(word, "-h" | "--help" | "-V" | "--version" | "help")
+        || Cli::command().get_subcommands().any(|command| {
+            command.get_name() == word || command.get_all_aliases().any(|alias| alias == word)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_builds() {
+        let check = |typed: &str, expected: &str| {
+            let arguments = typed.split(' ').map(OsString::from);
+            let arguments: Vec<String> =
+                with_build(arguments).into_iter().map(|a| a.into_string().unwrap()).collect();
+            assert_eq!(arguments.join(" "), expected);
+        };
+        check("rbuild", "rbuild");
+        check("rbuild .", "rbuild build .");
+        check("rbuild -t x build", "rbuild build -t x build");
+        check("rbuild build .", "rbuild build .");
+        check("rbuild b .", "rbuild b .");
+        check("rbuild --root /r .", "rbuild --root /r build .");
+        check("rbuild --root=/r -D check .", "rbuild --root=/r -D check .");
+        check("rbuild ./check", "rbuild build ./check");
+        check("rbuild --version", "rbuild --version");
+    }
+}
