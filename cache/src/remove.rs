@@ -1,0 +1,48 @@
+//! Removes trees that others filled: steps leave folders that their owner may not list.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Removes `path` and everything below it; nothing there is success.
+///
+/// Folders without permissions (overlayfs's own `work`, or what a step made) are opened up first
+/// when that is what stands in the way.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs_err::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs_err::remove_dir_all(path)
+        }
+        done => done,
+    }
+}
+
+/// Gives the owner all rights on the folders below `folder`, and on itself. No link is followed.
+fn open_up(folder: &Path) -> io::Result<()> {
+    fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_what_its_owner_may_not_list() {
+        let top = tempfile::tempdir().unwrap();
+        let closed = top.path().join("a/closed");
+        fs_err::create_dir_all(closed.join("inner")).unwrap();
+        fs_err::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        remove_tree(&top.path().join("a")).unwrap();
+        assert!(!top.path().join("a").exists());
+        remove_tree(&top.path().join("a")).unwrap();
+    }
+}
