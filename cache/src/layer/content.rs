@@ -1,0 +1,157 @@
+//! The digest of what a layer contains: two layers have the same one if a step could not tell them
+//! apart except by times.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use fs_err::File;
+use rayon::prelude::*;
+
+use super::entries::{Entry, Kind, entries};
+use crate::digest::{Digest, Hasher, TreeDigest};
+
+/// What the bytes that are hashed begin with; changes whenever their meaning does.
+const VERSION: &str = "rbuild layer content 1";
+
+/// Bytes below which hashing on one thread is over before a second one has begun.
+const WORTH_SHARING: u64 = 512 << 10;
+
+/// What a layer contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The digest of all paths with their types, modes, owners, bytes, targets, device numbers,
+    /// extended attributes and hard links; not of times.
+    pub digest: TreeDigest,
+    /// The bytes of the files, each counted once however many hard links it has.
+    pub size: u64,
+}
+
+/// What `folder` contains. The digests of some files may be `known`, by relative path.
+pub fn of_folder(folder: &Path, known: &HashMap<PathBuf, Digest>) -> io::Result<Content> {
+    let entries = entries(folder)?;
+    let size = entries.iter().map(file_size).sum();
+    let digest_of = |entry: &Entry| match entry.kind {
+        Kind::File { .. } => match known.get(&entry.path) {
+            Some(digest) => Ok(Some(*digest)),
+            None => Ok(Some(Digest::of_stream(File::open(folder.join(&entry.path))?)?.0)),
+        },
+        _ => Ok(None),
+    };
+    let unknown = entries.iter().filter(|entry| !known.contains_key(&entry.path));
+    let work: u64 = unknown.map(|entry| file_size(entry) + (4 << 10)).sum();
+    let files: Vec<Option<Digest>> = if work < WORTH_SHARING {
+        entries.iter().map(digest_of).collect::<io::Result<_>>()?
+    } else {
+        entries.par_iter().map(digest_of).collect::<io::Result<_>>()?
+    };
+    let mut hasher = Hasher::new();
+    hasher.field(VERSION);
+    for (entry, file) in entries.iter().zip(files) {
+        add(&mut hasher, entry, file);
+    }
+    Ok(Content { digest: TreeDigest(hasher.digest()), size })
+}
+
+fn file_size(entry: &Entry) -> u64 {
+    if let Kind::File { size } = entry.kind { size } else { 0 }
+}
+
+fn add(hasher: &mut Hasher, entry: &Entry, file: Option<Digest>) {
+    hasher.field(entry.path.as_os_str().as_bytes());
+    let mut kind = |kind: u8, what: &[u8]| {
+        hasher.update([kind]);
+        hasher.field(what);
+    };
+    match &entry.kind {
+        Kind::Whiteout => return kind(b'w', b""),
+        Kind::HardLink(first) => return kind(b'h', first.as_os_str().as_bytes()),
+        Kind::Folder { opaque } => kind(b'd', &[u8::from(*opaque)]),
+        Kind::File { .. } => kind(b'f', file.as_ref().map_or(b"", |digest| digest.as_bytes())),
+        Kind::Link(target) => kind(b'l', target),
+        Kind::CharDevice(number) => kind(b'c', &number.to_le_bytes()),
+        Kind::BlockDevice(number) => kind(b'b', &number.to_le_bytes()),
+        Kind::Fifo => kind(b'p', b""),
+        Kind::Socket => kind(b's', b""),
+    }
+    hasher.update(entry.mode.to_le_bytes());
+    hasher.update(entry.uid.to_le_bytes());
+    hasher.update(entry.gid.to_le_bytes());
+    hasher.update((entry.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &entry.xattrs {
+        hasher.field(name);
+        hasher.field(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn digest(fill: impl FnOnce(&Path)) -> TreeDigest {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        of_folder(folder.path(), &HashMap::new()).unwrap().digest
+    }
+
+    #[test]
+    fn times_do_not_count_and_all_else_does() {
+        let write = |folder: &Path| fs_err::write(folder.join("a"), "text").unwrap();
+        let plain = digest(write);
+        let aged = digest(|folder| {
+            write(folder);
+            let file = File::options().write(true).open(folder.join("a")).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        });
+        assert_eq!(plain, aged);
+        let differ: [&dyn Fn(&Path); 5] = [
+            &|folder| fs_err::write(folder.join("a"), "Text").unwrap(),
+            &|folder| fs_err::write(folder.join("b"), "text").unwrap(),
+            &|folder| {
+                write(folder);
+                let mode = std::fs::Permissions::from_mode(0o600);
+                fs_err::set_permissions(folder.join("a"), mode).unwrap();
+            },
+            &|folder| {
+                write(folder);
+                let name = "user.colour";
+                let flags = rustix::fs::XattrFlags::empty();
+                rustix::fs::lsetxattr(folder.join("a"), name, b"red", flags).unwrap();
+            },
+            &|folder| {
+                write(folder);
+                fs_err::create_dir(folder.join("b")).unwrap();
+            },
+        ];
+        for (case, fill) in differ.iter().enumerate() {
+            assert_ne!(plain, digest(fill), "case {case}");
+        }
+    }
+
+    #[test]
+    fn a_hard_link_is_not_a_second_file() {
+        let linked = digest(|folder| {
+            fs_err::write(folder.join("a"), "text").unwrap();
+            fs_err::hard_link(folder.join("a"), folder.join("b")).unwrap();
+        });
+        let copied = digest(|folder| {
+            fs_err::write(folder.join("a"), "text").unwrap();
+            fs_err::write(folder.join("b"), "text").unwrap();
+        });
+        assert_ne!(linked, copied);
+    }
+
+    #[test]
+    fn known_digests_spare_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("a"), "text").unwrap();
+        let read = of_folder(folder.path(), &HashMap::new()).unwrap();
+        let known = |text: &str| HashMap::from([(PathBuf::from("a"), Digest::of(text))]);
+        assert_eq!(of_folder(folder.path(), &known("text")).unwrap(), read);
+        assert_ne!(of_folder(folder.path(), &known("other")).unwrap(), read);
+        assert_eq!(read.size, 4);
+    }
+}

@@ -1,0 +1,211 @@
+//! What is in a layer's folder: every path with all that a layer keeps of it.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustix::fs::{FileType, Stat, lstat};
+use rustix::io::Errno;
+
+use super::whiteout::{Marks, at, is_mark, is_whiteout};
+
+/// Below this many folders or files, handing them to other threads costs more than it saves.
+const WORTH_SHARING: usize = 8;
+
+/// A path of a layer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The path, relative to the layer's folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions with setuid, setgid and sticky bit.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// When it was last written: seconds since 1970, and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Extended attributes by name, without overlayfs's own.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What a path of a layer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Folder {
+        /// It hides what lower layers have in it.
+        opaque: bool,
+    },
+    /// A file.
+    File {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// The same file as the one at this path, which sorts before.
+    HardLink(PathBuf),
+    /// A symbolic link.
+    Link(Vec<u8>),
+    /// A character device: its number.
+    CharDevice(u64),
+    /// A block device: its number.
+    BlockDevice(u64),
+    /// A named pipe.
+    Fifo,
+    /// A socket; no tar can hold one.
+    Socket,
+    /// What lower layers have at this path is gone.
+    Whiteout,
+}
+
+/// Lists all paths below `folder`, sorted by component, so that a folder comes before what is in
+/// it. `folder` itself is not listed.
+pub fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while !open.is_empty() {
+        let lists: Vec<io::Result<Vec<Found>>> = if open.len() < WORTH_SHARING {
+            open.iter().map(|path| list(folder, path)).collect()
+        } else {
+            open.par_iter().map(|path| list(folder, path)).collect()
+        };
+        open.clear();
+        for entries in lists {
+            for found_entry in entries? {
+                if matches!(found_entry.entry.kind, Kind::Folder { .. }) {
+                    open.push(found_entry.entry.path.clone());
+                }
+                found.push(found_entry);
+            }
+        }
+    }
+    found.sort_unstable_by(|a, b| compare_paths(&a.entry.path, &b.entry.path));
+    Ok(link_up(found))
+}
+
+/// Orders paths by component: `a/b` before `a.b`.
+pub fn compare_paths(a: &Path, b: &Path) -> Ordering {
+    let key = |path: &Path| -> Vec<u8> { path.as_os_str().as_bytes().to_vec() };
+    let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    let (a, b) = (key(a), key(b));
+    a.iter().map(rank).cmp(b.iter().map(rank))
+}
+
+struct Found {
+    entry: Entry,
+    /// Device and inode, when the inode has other names.
+    inode: Option<(u64, u64)>,
+}
+
+/// Of several names of one inode, the first is the file and the others are hard links to it.
+fn link_up(found: Vec<Found>) -> Vec<Entry> {
+    let mut first: HashMap<(u64, u64), PathBuf> = HashMap::new();
+    let link = |Found { mut entry, inode }: Found| {
+        let Some(inode) = inode else { return entry };
+        match first.get(&inode) {
+            Some(path) => entry.kind = Kind::HardLink(path.clone()),
+            None => {
+                first.insert(inode, entry.path.clone());
+            }
+        }
+        entry
+    };
+    found.into_iter().map(link).collect()
+}
+
+fn list(top: &Path, path: &Path) -> io::Result<Vec<Found>> {
+    let mut entries = Vec::new();
+    for entry in fs_err::read_dir(top.join(path))? {
+        let name = entry?.file_name();
+        entries.push(look_at(top, path.join(name))?);
+    }
+    Ok(entries)
+}
+
+fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
+    let full = top.join(&path);
+    let stat = lstat(&full).map_err(|e| at(&full, e))?;
+    let (xattrs, opaque) = xattrs(&full)?;
+    let kind = kind(&full, &stat, opaque)?;
+    let shared = stat.st_nlink > 1 && !matches!(kind, Kind::Folder { .. } | Kind::Whiteout);
+    let entry = Entry {
+        path,
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        xattrs,
+    };
+    Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
+}
+
+fn kind(path: &Path, stat: &Stat, opaque: bool) -> io::Result<Kind> {
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Folder { opaque },
+        FileType::Symlink => Kind::Link(fs_err::read_link(path)?.into_os_string().into_vec()),
+        FileType::CharacterDevice if is_whiteout(FileType::CharacterDevice, stat.st_rdev) => {
+            Kind::Whiteout
+        }
+        FileType::CharacterDevice => Kind::CharDevice(stat.st_rdev),
+        FileType::BlockDevice => Kind::BlockDevice(stat.st_rdev),
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::RegularFile | FileType::Unknown => {
+            Kind::File { size: stat.st_size.try_into().unwrap_or(0) }
+        }
+    })
+}
+
+/// Names and values of a file's extended attributes.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The extended attributes, sorted by name, and whether they make a folder opaque.
+fn xattrs(path: &Path) -> io::Result<(Xattrs, bool)> {
+    let names = match grow(|buffer| rustix::fs::llistxattr(path, buffer)) {
+        Ok(names) => names,
+        Err(Errno::NOTSUP) => return Ok((Vec::new(), false)),
+        Err(e) => return Err(at(path, e)),
+    };
+    let opaque_mark = Marks::of_this_process().opaque().as_bytes();
+    let (mut xattrs, mut opaque) = (Vec::new(), false);
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        if is_mark(name) && name != opaque_mark {
+            continue;
+        }
+        let value =
+            match grow(|buffer| rustix::fs::lgetxattr(path, OsStr::from_bytes(name), buffer)) {
+                Ok(value) => value,
+                Err(Errno::NODATA) => continue,
+                Err(e) => return Err(at(path, e)),
+            };
+        if name == opaque_mark {
+            opaque = value == b"y";
+        } else {
+            xattrs.push((name.to_vec(), value));
+        }
+    }
+    xattrs.sort_unstable();
+    Ok((xattrs, opaque))
+}
+
+/// Calls with a larger buffer until what is asked for fits.
+fn grow(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer[..]) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}
