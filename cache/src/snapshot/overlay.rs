@@ -1,0 +1,37 @@
+//! Snapshots that overlayfs puts together: preparing copies nothing, and what a step wrote lies in
+//! a folder of its own, which becomes the snapshot.
+
+use super::{Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter};
+use crate::remove::remove_tree;
+
+/// Keeps trees for mounting with overlayfs.
+#[derive(Debug)]
+pub struct OverlaySnapshotter {
+    committed: Committed,
+}
+
+impl OverlaySnapshotter {
+    /// Keeps trees among `committed`.
+    pub fn new(committed: Committed) -> Self {
+        Self { committed }
+    }
+}
+
+impl Snapshotter for OverlaySnapshotter {
+    fn committed(&self) -> &Committed {
+        &self.committed
+    }
+
+    fn prepare(&self, parents: &[SnapshotId]) -> Result<Active, SnapshotError> {
+        let lower = parents.iter().map(|id| self.committed.existing_folder(id));
+        let lower = lower.collect::<Result<_, _>>()?;
+        let draft = self.draft()?;
+        fs_err::create_dir(draft.temporary.path().join("work"))?;
+        Ok(Active { draft, kind: ActiveKind::Overlay { lower } })
+    }
+
+    fn commit_active(&self, id: &SnapshotId, active: Active) -> Result<Snapshot, SnapshotError> {
+        remove_tree(&active.draft.temporary.path().join("work"))?;
+        self.committed.commit(id, active.draft)
+    }
+}
