@@ -1,5 +1,48 @@
 //! Bytes and trees, named by digest: everything rbuild keeps on disk.
+//!
+//! One folder holds it all, and any number of processes use it at once:
+//!
+//! ```text
+//! oci-layout             written last when the folder is made: without it, making is finished first
+//! index.json             the images by name (`layout`), an OCI index
+//! blobs/sha256/<hex>     blobs (`store`); each is what its name says, checked whenever it is read
+//! snapshots/<id>/        one layer's tree each (`snapshot`), never changed once it is there
+//!   fs/                  the tree in overlayfs form: whiteouts are devices 0:0, opaque folders
+//!                        carry an attribute (`layer::whiteout`)
+//!   meta                 digest of the tree, its size, and in which boot it was written
+//! index.db               what steps came to, under which keys (`index`); may be deleted
+//! locks/<name>           files that processes lock, empty (`lock`)
+//! tmp/<session>/         one folder for each running process (`session`), locked by it:
+//!   held                 the blobs and snapshots it uses, which nobody may remove meanwhile
+//!   <n>/                 what it is writing
+//! ```
+//!
+//! **Commits.** Everything is written below `tmp/` and renamed to its place, so whoever is killed
+//! leaves a whole entry or none; what lies in `tmp/` under a lock that nobody holds any more is
+//! removed by the next process.
+//!
+//! **Power loss.** A rename can outlive the bytes it names. Blobs are therefore checked against
+//! their digest at each use, and a snapshot that was written in an earlier boot of the machine is
+//! compared with its digest once, before its first use in this boot; what does not agree is
+//! dropped and made anew. So no step waits for the disk: a chain of sixty small steps would
+//! otherwise spend most of its time in `fsync`. Only what the user was promised is waited for:
+//! before `index.json` names an image, the blobs that were written are synced, then the new
+//! `index.json`, then the rename. `index.db` is SQLite's business (`synchronous=NORMAL`: after a
+//! power loss it is consistent and may lack the last records).
+//!
+//! **Removing.** Records first, then snapshots, then blobs: nothing that remains points at what is
+//! gone, and a record whose snapshot is missing counts as absent (`prune`).
 
 pub mod digest;
+pub mod index;
+pub mod layer;
+pub mod layout;
+pub mod lock;
 pub mod oci;
 pub mod pattern;
+pub mod prune;
+pub mod remove;
+pub mod session;
+pub mod snapshot;
+pub mod state;
+pub mod store;
