@@ -1,7 +1,7 @@
 //! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
 //! that its users have.
 //!
-//! `rbuild`, `base`, `registry`, `podman` and `archive` are the hands; every other module holds
+//! `rbuild`, `base`, `registry`, `token_server`, `podman` and `archive` are the hands; every other module holds
 //! tests. A test that lacks something it needs (root, a program, the network) says so on stderr
 //! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
@@ -17,6 +17,7 @@ mod needs;
 mod podman;
 mod rbuild;
 mod registry;
+mod token_server;
 
 mod bad_input;
 mod caching;

@@ -1,5 +1,7 @@
 //! Pulling from and pushing to a real registry: open, with a password, over TLS.
 
+use base64::Engine as _;
+
 use crate::base::busybox;
 use crate::needs::{self, Need, lacking};
 use crate::rbuild::{Rbuild, context, write};
@@ -58,9 +60,15 @@ fn a_push_without_names_or_to_nowhere_fails() {
     outcome.assert_stderr_has(&["127.0.0.1:1"]);
 }
 
+/// Writes docker's configuration as `docker login` does.
+fn log_in(rbuild: &Rbuild, host: &str, password: &str) {
+    let login = base64::prelude::BASE64_STANDARD.encode(format!("{USER}:{password}"));
+    let config = serde_json::json!({"auths": {host: {"auth": login}}});
+    write(rbuild.home.path().join(".docker/config.json"), &config.to_string());
+}
+
 #[test]
 fn a_password_is_taken_from_dockers_configuration() {
-    use base64::Engine as _;
     if lacks() {
         return;
     }
@@ -73,16 +81,11 @@ fn a_password_is_taken_from_dockers_configuration() {
 
     build().exits(1).assert_stderr_has(&[&registry.host, "private/base"]);
 
-    let login = |password: &str| {
-        let login = base64::prelude::BASE64_STANDARD.encode(format!("{USER}:{password}"));
-        let config = serde_json::json!({"auths": {&registry.host: {"auth": login}}});
-        write(rbuild.home.path().join(".docker/config.json"), &config.to_string());
-    };
-    login("wrong");
+    log_in(&rbuild, &registry.host, "wrong");
     let wrong = build().exits(1);
     assert!(!wrong.stderr.contains("wrong"), "a password is shown\n{wrong}");
 
-    login(PASSWORD);
+    log_in(&rbuild, &registry.host, PASSWORD);
     let right = build().succeeds();
     assert!(!right.stderr.contains(PASSWORD), "a password is shown\n{right}");
     assert_eq!(registry.repositories(), ["private"]);
@@ -102,4 +105,42 @@ fn a_certificate_must_be_vouched_for() {
     build().exits(1).assert_stderr_has(&[&registry.host, "certificate"]);
     build().env("SSL_CERT_FILE", registry.certificate()).succeeds();
     assert_eq!(registry.repositories(), ["app", "base"]);
+}
+
+#[test]
+fn tokens_are_asked_for_once_and_pushing_needs_a_login() {
+    if lacks() || lacking(&[Need::Program("openssl")]) {
+        return;
+    }
+    let (registry, rbuild) = (TestRegistry::with_tokens(), Rbuild::new());
+    registry.put(busybox(), "public/base:v1");
+    let base = registry.image("public/base:v1");
+    let context = context(&[("Dockerfile", &format!("FROM {base}\nRUN true\nRUN true > /x\n"))]);
+    let asked = registry.token_requests().len();
+    rbuild.build(&context).succeeds();
+    let pulling = &registry.token_requests()[asked..];
+    assert_eq!(pulling.len(), 1, "one token for one repository: {pulling:?}");
+
+    let image = registry.image("public/app:v1");
+    let push = || rbuild.build(&context).args(["-t", &image, "--push"]);
+    push().exits(1).assert_stderr_has(&[&registry.host, "public/app"]);
+    log_in(&rbuild, &registry.host, PASSWORD);
+    push().succeeds();
+    assert_eq!(fs_err::read_dir(registry.repository("public")).unwrap().count(), 2);
+}
+
+#[test]
+fn others_can_use_the_test_registries() {
+    if lacks() || lacking(&[Need::Program("openssl")]) {
+        return;
+    }
+    for registry in [
+        TestRegistry::open(),
+        TestRegistry::with_password(),
+        TestRegistry::with_tls(),
+        TestRegistry::with_tokens(),
+    ] {
+        registry.put(busybox(), "base:v1");
+        assert_eq!(registry.repositories(), ["base"]);
+    }
 }

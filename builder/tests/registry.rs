@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::needs::{Need, find};
 use crate::rbuild::{run, scratch};
+use crate::token_server::{ISSUER, TokenServer, make_certificate};
 
 /// What every test with a registry needs.
 pub(crate) const NEEDED: [Need; 2] = [Need::Program("docker-registry"), Need::Program("skopeo")];
@@ -26,6 +27,7 @@ pub(crate) struct TestRegistry {
     folder: TempDir,
     server: Child,
     tls: bool,
+    tokens: Option<TokenServer>,
 }
 
 /// How a registry asks who is there.
@@ -33,6 +35,8 @@ pub(crate) struct TestRegistry {
 pub(crate) enum Access {
     Anonymous,
     Password,
+    /// By tokens of a server of their own: pulling is open to everyone, pushing is not.
+    Token,
 }
 
 impl TestRegistry {
@@ -51,20 +55,29 @@ impl TestRegistry {
         Self::start(Access::Anonymous, true)
     }
 
+    /// Plain HTTP, with tokens: everyone may pull, `USER` may push.
+    pub(crate) fn with_tokens() -> Self {
+        Self::start(Access::Token, false)
+    }
+
     fn start(access: Access, tls: bool) -> Self {
         let folder = scratch();
-        if tls {
+        if tls || access == Access::Token {
             make_certificate(folder.path());
         }
+        let tokens = (access == Access::Token)
+            .then(|| TokenServer::start(folder.path(), &format!("{USER}:{PASSWORD}")));
+        let realm = tokens.as_ref().map_or("", |server| &server.realm).to_owned();
         // Between choosing a port and using it somebody else may take it.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let host = format!("127.0.0.1:{port}");
             let config = folder.path().join("config.yml");
-            fs_err::write(&config, configuration(folder.path(), &host, access, tls)).unwrap();
+            fs_err::write(&config, configuration(folder.path(), &host, access, tls, &realm))
+                .unwrap();
             let mut server = serve(&config);
             if answers(&host, &mut server) {
-                return Self { host, folder, server, tls };
+                return Self { host, folder, server, tls, tokens };
             }
             // It has ended by itself, or will be of no use: nothing is lost either way.
             let _ = server.kill();
@@ -82,6 +95,11 @@ impl TestRegistry {
     pub(crate) fn certificate(&self) -> PathBuf {
         assert!(self.tls, "this registry speaks plain HTTP");
         self.folder.path().join("certificate.pem")
+    }
+
+    /// The requests that its token server got so far.
+    pub(crate) fn token_requests(&self) -> Vec<String> {
+        self.tokens.as_ref().map(|server| server.asked.lock().unwrap().clone()).unwrap_or_default()
     }
 
     /// What `skopeo inspect` says of an image in this registry.
@@ -111,10 +129,14 @@ impl TestRegistry {
         );
     }
 
-    /// The names of all repositories, as the registry's folder has them.
+    /// The folder of a repository, or of several with names below `name`.
+    pub(crate) fn repository(&self, name: &str) -> PathBuf {
+        self.folder.path().join("data/docker/registry/v2/repositories").join(name)
+    }
+
+    /// The first words of the names of all repositories.
     pub(crate) fn repositories(&self) -> Vec<String> {
-        let folder = self.folder.path().join("data/docker/registry/v2/repositories");
-        let Ok(entries) = fs_err::read_dir(folder) else { return Vec::new() };
+        let Ok(entries) = fs_err::read_dir(self.repository("")) else { return Vec::new() };
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -130,7 +152,7 @@ impl Drop for TestRegistry {
     }
 }
 
-fn configuration(folder: &Path, host: &str, access: Access, tls: bool) -> String {
+fn configuration(folder: &Path, host: &str, access: Access, tls: bool, realm: &str) -> String {
     let folder = folder.display();
     let mut config = vec![format!(
         "version: 0.1\nlog: {{level: error}}\n\
@@ -142,9 +164,17 @@ fn configuration(folder: &Path, host: &str, access: Access, tls: bool) -> String
             "  tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
         ));
     }
-    if access == Access::Password {
-        fs_err::write(format!("{folder}/htpasswd"), HTPASSWD).unwrap();
-        config.push(format!("auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}\n"));
+    match access {
+        Access::Anonymous => {}
+        Access::Password => {
+            fs_err::write(format!("{folder}/htpasswd"), HTPASSWD).unwrap();
+            let path = format!("{folder}/htpasswd");
+            config.push(format!("auth: {{htpasswd: {{realm: tests, path: {path}}}}}\n"));
+        }
+        Access::Token => config.push(format!(
+            "auth: {{token: {{realm: '{realm}', service: {ISSUER}, issuer: {ISSUER}, \
+             rootcertbundle: {folder}/certificate.pem}}}}\n"
+        )),
     }
     config.concat()
 }
@@ -176,33 +206,4 @@ fn answers(host: &str, server: &mut Child) -> bool {
         std::thread::sleep(Duration::from_millis(20));
     }
     false
-}
-
-fn make_certificate(folder: &Path) {
-    let key = folder.join("key.pem");
-    let certificate = folder.join("certificate.pem");
-    run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=rbuild tests",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-keyout",
-            key.to_str().unwrap(),
-            "-out",
-            certificate.to_str().unwrap(),
-        ],
-    );
 }
