@@ -121,8 +121,13 @@ mod tests {
     }
 
     fn mkdir(path: &str) -> Vertex {
-        let action =
-            FileAction::Mkdir(Mkdir { path: path.into(), mode: 0o755, parents: true, owner: None });
+        let action = FileAction::Mkdir(Mkdir {
+            path: path.into(),
+            mode: 0o755,
+            parents: true,
+            owner: None,
+            time: None,
+        });
         Vertex { op: Op::File(FileOp { actions: vec![action] }), ..scratch() }
     }
 

@@ -94,6 +94,8 @@ pub struct GitOp {
     pub checksum: Option<String>,
     /// Submodules are checked out too; BuildKit does so unless `submodules=false`.
     pub submodules: bool,
+    /// Files get the time of the commit (`mtime=commit`), not that of the checkout.
+    pub commit_times: bool,
 }
 
 /// A command in a sandbox.
@@ -297,6 +299,8 @@ pub struct Mkdir {
     pub parents: bool,
     /// Its owner; 0:0 when absent.
     pub owner: Option<Owner>,
+    /// The time of what is made, in seconds since the epoch (`SOURCE_DATE_EPOCH`).
+    pub time: Option<i64>,
 }
 
 /// Writes a file whose bytes the graph holds.
