@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# usage: testdata/packages.sh PROGRAM...
+#
+# Installs what is missing of these programs, from Debian's packages, and Rust from rustup.
+# Does nothing where everything is there; asks for root (or sudo) only to install.
+set -euo pipefail
+
+declare -A package=(
+  [cc]="gcc libc6-dev" [curl]="curl ca-certificates" [python3]=python3 [git]=git [openssl]=openssl
+  [busybox]=busybox-static [mmdebstrap]=mmdebstrap [docker-registry]=docker-registry
+  [skopeo]=skopeo [umoci]=umoci [podman]=podman [runc]=runc [buildah]=buildah [setpriv]=util-linux
+)
+
+has() { PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin command -v "$1" >/dev/null; }
+
+missing=()
+for program in "$@"; do
+  if [ "$program" = cargo ]; then
+    has cargo || has curl || missing+=("${package[curl]}")
+  elif ! has "$program"; then
+    missing+=("${package[$program]:?no package is known for $program}")
+  fi
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+  sudo=
+  [ "$(id -u)" = 0 ] || sudo=sudo
+  echo "installing: ${missing[*]}" >&2
+  # apt's own lines go to stderr: what calls this may print results.
+  {
+    $sudo apt-get update -q
+    # Words of the list are packages.
+    # shellcheck disable=SC2068
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends ${missing[@]}
+  } >&2
+fi
+
+case " $* " in *" cargo "*)
+  has cargo || curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -qy --profile default >&2
+esac
