@@ -33,11 +33,13 @@
 //! **Removing.** Records first, then snapshots, then blobs: nothing that remains points at what is
 //! gone, and a record whose snapshot is missing counts as absent (`prune`).
 
+pub mod checksum;
 pub mod digest;
 pub mod index;
 pub mod layer;
 pub mod layout;
 pub mod lock;
+pub mod metadata;
 pub mod oci;
 pub mod pattern;
 pub mod prune;
@@ -46,3 +48,4 @@ pub mod session;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod view;

@@ -1,0 +1,822 @@
+//! A read-only look at a tree, in this process, without mounting anything: layer folders merged as
+//! overlayfs would merge them, or a plain folder of the caller's with what `.dockerignore` leaves
+//! of it.
+//!
+//! Nothing outside the tree can be seen through a view. Symbolic links are followed component by
+//! component, inside the tree, as if it were the root of a machine; the kernel is never asked to
+//! follow one. Layer folders don't change and belong to rbuild, so a path in which no component is
+//! a link stays one. A caller's folder may change at any moment: there every name is asked for in
+//! an opened folder, and folders are opened with `openat2` and no links allowed, so that swapping
+//! one for a link to elsewhere ends in an error.
+//!
+//! What the caller's folder loses on its way into a build is lost here: owners (all becomes 0:0)
+//! and extended attributes, which BuildKit's context transfer drops too.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::metadata::{self, FileType, Metadata, Xattrs};
+use crate::pattern::{ParentMatches, PatternMatcher};
+
+/// How many links one path may lead through; as many as Linux allows.
+const LINKS_MAX: usize = 40;
+
+/// Bytes for the names of one `getdents64`.
+const NAMES_BUFFER: usize = 32 * 1024;
+
+/// Says why a tree could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The system refused.
+    #[error("cannot read `{}`", path.display())]
+    Io {
+        /// The path, in the tree; or of the tree's own folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A path leads through more than 40 links, or in a circle.
+    #[error("too many symbolic links in `{}`", .0.display())]
+    TooManyLinks(PathBuf),
+    /// Something that was a regular file is none any more.
+    #[error("`{}` is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+}
+
+/// A tree to look at. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Highest first.
+    roots: Arc<[Arc<Root>]>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Layers,
+    Folder { ignore: Arc<PatternMatcher> },
+}
+
+/// Something in a tree, as it was when it was looked up.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Relative to the root, without links, `.` and `..`; empty for the root.
+    path: PathBuf,
+    /// The layer that shows it.
+    layer: usize,
+    /// Further layers, for a directory: those whose content shows through, highest first.
+    below: Vec<usize>,
+    metadata: Metadata,
+    said: ParentMatches,
+}
+
+/// Where a path leads.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The path without links, relative to the root. What does not exist is kept as it was written.
+    pub path: PathBuf,
+    /// What is there.
+    pub entry: Option<Entry>,
+}
+
+impl Entry {
+    /// Its path, relative to the root; no component is a link. Empty for the root.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its path as people write it: from `/`.
+    pub fn absolute_path(&self) -> PathBuf {
+        Path::new("/").join(&self.path)
+    }
+
+    /// The last component of its path; empty for the root.
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    /// What it is besides its bytes.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Whether nothing below the highest layer shows through this directory.
+    pub fn is_of_one_layer(&self) -> bool {
+        self.below.is_empty()
+    }
+
+    fn layers(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.layer).chain(self.below.iter().copied())
+    }
+}
+
+impl View {
+    /// Looks at layer folders, in overlayfs's form, lowest first.
+    pub fn layers(folders: Vec<PathBuf>) -> Self {
+        let roots = folders.into_iter().rev().map(|folder| Arc::new(Root::new(folder)));
+        Self { roots: roots.collect(), kind: Kind::Layers }
+    }
+
+    /// Looks at a folder of the caller's, but not at what `ignore` matches (patterns for paths
+    /// relative to `folder`). A folder that matches is seen nevertheless when something in it is
+    /// excepted, as in BuildKit (tonistiigi/fsutil, filter.go).
+    pub fn folder(folder: PathBuf, ignore: PatternMatcher) -> Self {
+        let roots = [Arc::new(Root::new(folder))].into();
+        Self { roots, kind: Kind::Folder { ignore: Arc::new(ignore) } }
+    }
+
+    /// The same layers with one more on top. It may still be written to: the view reads it anew
+    /// each time.
+    ///
+    /// # Panics
+    /// When this is a folder of the caller's.
+    #[must_use]
+    pub fn with_layer(&self, folder: PathBuf) -> Self {
+        assert!(matches!(self.kind, Kind::Layers), "layers are laid over layers");
+        let top = Arc::new(Root::new(folder));
+        let roots = std::iter::once(top).chain(self.roots.iter().cloned()).collect();
+        Self { roots, kind: Kind::Layers }
+    }
+
+    /// Whether there is no layer at all: the tree of `FROM scratch`.
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
+    /// Whether this is a folder of the caller's, which may change while it is looked at.
+    pub fn may_change(&self) -> bool {
+        matches!(self.kind, Kind::Folder { .. })
+    }
+
+    /// The root directory. That of no layer at all is an empty one of mode 0755.
+    pub fn root(&self) -> Result<Entry, ViewError> {
+        let said = ParentMatches::default();
+        let mut entry = Entry {
+            path: PathBuf::new(),
+            layer: 0,
+            below: Vec::new(),
+            metadata: empty_root(),
+            said,
+        };
+        for (layer, root) in self.roots.iter().enumerate() {
+            let of_root = |source| ViewError::Io { path: root.path.clone(), source };
+            let folder = root.open().map_err(of_root)?;
+            if layer == 0 {
+                let metadata = Metadata::of(folder).map_err(of_root)?;
+                entry.metadata = self.shown(metadata);
+            } else {
+                entry.below.push(layer);
+            }
+            let lowest = layer + 1 == self.roots.len();
+            if !lowest && metadata::is_opaque(folder, OsStr::new("")).map_err(of_root)? {
+                break;
+            }
+        }
+        Ok(entry)
+    }
+
+    /// What is called `name` in `directory`.
+    pub fn child(&self, directory: &Entry, name: &OsStr) -> Result<Option<Entry>, ViewError> {
+        if self.roots.is_empty() || !directory.metadata.is_directory() {
+            return Ok(None);
+        }
+        let path = directory.path.join(name);
+        match &self.kind {
+            Kind::Layers => {
+                let places = directory.layers().map(|layer| (layer, path.as_os_str()));
+                self.merged(&path, places, None)
+            }
+            Kind::Folder { ignore } => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                let folder = self.open_at(directory.layer, &directory.path, flags)?;
+                let Some(folder) = folder else { return Ok(None) };
+                let places = std::iter::once((directory.layer, name));
+                let found = self.merged(&path, places, Some(folder.as_fd()))?;
+                self.unless_ignored(ignore, directory, found)
+            }
+        }
+    }
+
+    /// What is in `directory`, sorted by name.
+    pub fn children(&self, directory: &Entry) -> Result<Vec<Entry>, ViewError> {
+        if self.roots.is_empty() || !directory.metadata.is_directory() {
+            return Ok(Vec::new());
+        }
+        let mut folders = Vec::new();
+        let mut names: Vec<(OsString, usize)> = Vec::new();
+        for layer in directory.layers() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let Some(folder) = self.open_at(layer, &directory.path, flags)? else { continue };
+            read_names(&folder, |name| names.push((name, folders.len())))
+                .map_err(|source| io_error(&directory.path, source))?;
+            folders.push((layer, folder));
+        }
+        names.sort_unstable();
+        let mut entries = Vec::with_capacity(names.len());
+        for same_name in names.chunk_by(|a, b| a.0 == b.0) {
+            let name = &*same_name[0].0;
+            let path = directory.path.join(name);
+            let mut found = None;
+            for (position, (_, folder)) in same_name.iter().enumerate() {
+                let (layer, folder) = (&folders[*folder].0, folders[*folder].1.as_fd());
+                let last = position + 1 == same_name.len();
+                let step = self.merge_one(&mut found, &path, (*layer, folder, name), last)?;
+                if step == Below::Hidden {
+                    break;
+                }
+            }
+            let found = match &self.kind {
+                Kind::Layers => found,
+                Kind::Folder { ignore } => self.unless_ignored(ignore, directory, found)?,
+            };
+            entries.extend(found);
+        }
+        Ok(entries)
+    }
+
+    /// Where `path` leads, links followed, the last one too. `path` is taken from the root whether
+    /// or not it begins with a slash, and `..` does not lead out.
+    pub fn resolve(&self, path: &Path) -> Result<Resolved, ViewError> {
+        self.walk(path, LastLink::Followed)
+    }
+
+    /// Where `path` leads, links followed but for the last component.
+    pub fn resolve_parent(&self, path: &Path) -> Result<Resolved, ViewError> {
+        self.walk(path, LastLink::Kept)
+    }
+
+    /// What `path` is; a link in its last place is not followed.
+    pub fn lookup(&self, path: &Path) -> Result<Option<Entry>, ViewError> {
+        Ok(self.resolve_parent(path)?.entry)
+    }
+
+    fn walk(&self, path: &Path, last_link: LastLink) -> Result<Resolved, ViewError> {
+        let mut open: VecDeque<OsString> = components(path).collect();
+        let mut links = 0;
+        let mut found = vec![self.root()?];
+        let mut missing: Vec<OsString> = Vec::new();
+        while let Some(name) = open.pop_front() {
+            if name == ".." {
+                if missing.pop().is_none() && found.len() > 1 {
+                    found.pop();
+                }
+                continue;
+            }
+            if !missing.is_empty() {
+                missing.push(name);
+                continue;
+            }
+            let here = found.last().expect("the root stays");
+            let Some(entry) = self.child(here, &name)? else {
+                missing.push(name);
+                continue;
+            };
+            let kept = open.is_empty() && last_link == LastLink::Kept;
+            if !entry.metadata.is_symlink() || kept {
+                found.push(entry);
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(ViewError::TooManyLinks(Path::new("/").join(path)));
+            }
+            let target = self.read_link(&entry)?;
+            if target.is_absolute() {
+                found.truncate(1);
+            }
+            for component in components(&target).rev() {
+                open.push_front(component);
+            }
+        }
+        let entry = found.pop().expect("the root stays");
+        if missing.is_empty() {
+            return Ok(Resolved { path: entry.path.clone(), entry: Some(entry) });
+        }
+        let path = entry.path.join(missing.iter().collect::<PathBuf>());
+        Ok(Resolved { path, entry: None })
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// [`ViewError::NotAFile`] when `entry` is, or has become, something else: a FIFO that would
+    /// block, a device.
+    pub fn open(&self, entry: &Entry) -> Result<File, ViewError> {
+        let not_a_file = || ViewError::NotAFile(entry.absolute_path());
+        if !entry.metadata.is_file() {
+            return Err(not_a_file());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = self.open_at(entry.layer, &entry.path, flags)?.ok_or_else(not_a_file)?;
+        let metadata = Metadata::of(&file).map_err(|source| io_error(&entry.path, source))?;
+        if metadata.is_file() { Ok(File::from(file)) } else { Err(not_a_file()) }
+    }
+
+    /// The target of a symbolic link, as it was written.
+    pub fn read_link(&self, entry: &Entry) -> Result<PathBuf, ViewError> {
+        let target = self.in_parent(entry, |folder, name| {
+            rustix::fs::readlinkat(folder, name, Vec::new()).map_err(io::Error::from)
+        })?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
+    /// The extended attributes of `entry`; a caller's folder shows none.
+    pub fn xattrs(&self, entry: &Entry) -> Result<Xattrs, ViewError> {
+        match self.kind {
+            Kind::Folder { .. } => Ok(Xattrs::new()),
+            Kind::Layers if self.roots.is_empty() => Ok(Xattrs::new()),
+            Kind::Layers => self.in_parent(entry, |folder, name| metadata::xattrs_at(folder, name)),
+        }
+    }
+
+    /// Does something with the name of `entry` in its folder. In layers the name may be a path: no
+    /// component of it is a link, and nobody makes one of it.
+    fn in_parent<T>(
+        &self,
+        entry: &Entry,
+        act: impl FnOnce(BorrowedFd<'_>, &OsStr) -> io::Result<T>,
+    ) -> Result<T, ViewError> {
+        let result = match self.kind {
+            Kind::Layers => {
+                let root = &self.roots[entry.layer];
+                root.open().and_then(|folder| act(folder, entry.path.as_os_str()))
+            }
+            Kind::Folder { .. } => {
+                let parent = entry.path.parent().unwrap_or(Path::new(""));
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                match self.open_at(entry.layer, parent, flags)? {
+                    Some(folder) => act(folder.as_fd(), entry.name()),
+                    None => Err(Errno::NOENT.into()),
+                }
+            }
+        };
+        result.map_err(|source| io_error(&entry.path, source))
+    }
+
+    /// Opens a directory for work of one's own with descriptors: the highest layer's folder for it.
+    pub fn open_directory(&self, entry: &Entry) -> Result<Option<OwnedFd>, ViewError> {
+        self.open_at(entry.layer, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    fn open_at(
+        &self,
+        layer: usize,
+        path: &Path,
+        flags: OFlags,
+    ) -> Result<Option<OwnedFd>, ViewError> {
+        let root = &self.roots[layer];
+        let opened = root.open().and_then(|folder| open_beneath(folder, path, flags));
+        match opened {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.may_change() => Ok(None),
+            Err(source) => Err(io_error(path, source)),
+        }
+    }
+
+    /// Merges `places`, highest first: layers, and what the path is called in the root of each, or
+    /// in `folder`.
+    fn merged<'a>(
+        &self,
+        path: &Path,
+        places: impl Iterator<Item = (usize, &'a OsStr)>,
+        folder: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Entry>, ViewError> {
+        let mut found = None;
+        let mut places = places.peekable();
+        while let Some((layer, name)) = places.next() {
+            let folder = match folder {
+                Some(folder) => folder,
+                None => self.roots[layer].open().map_err(|source| io_error(path, source))?,
+            };
+            let last = places.peek().is_none();
+            if self.merge_one(&mut found, path, (layer, folder, name), last)? == Below::Hidden {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds to `found` what one more layer, lower than those before, has at `path`.
+    fn merge_one(
+        &self,
+        found: &mut Option<Entry>,
+        path: &Path,
+        (layer, folder, name): (usize, BorrowedFd<'_>, &OsStr),
+        last: bool,
+    ) -> Result<Below, ViewError> {
+        let failed = |source| io_error(path, source);
+        let Some(metadata) = Metadata::at(folder, name).map_err(failed)? else {
+            return Ok(Below::Shown);
+        };
+        let layers = matches!(self.kind, Kind::Layers);
+        if layers && metadata::is_whiteout(folder, name, &metadata).map_err(failed)? {
+            return Ok(Below::Hidden);
+        }
+        match found {
+            Some(entry) if metadata.is_directory() => entry.below.push(layer),
+            Some(_) => return Ok(Below::Hidden),
+            None => {
+                *found = Some(Entry {
+                    path: path.to_owned(),
+                    layer,
+                    below: Vec::new(),
+                    metadata: self.shown(metadata),
+                    said: ParentMatches::default(),
+                });
+            }
+        }
+        let hidden = !metadata.is_directory()
+            || (!last && layers && metadata::is_opaque(folder, name).map_err(failed)?);
+        Ok(if hidden { Below::Hidden } else { Below::Shown })
+    }
+
+    fn shown(&self, metadata: Metadata) -> Metadata {
+        match self.kind {
+            Kind::Layers => metadata,
+            Kind::Folder { .. } => Metadata { uid: 0, gid: 0, ..metadata },
+        }
+    }
+
+    fn unless_ignored(
+        &self,
+        ignore: &PatternMatcher,
+        directory: &Entry,
+        found: Option<Entry>,
+    ) -> Result<Option<Entry>, ViewError> {
+        let Some(mut entry) = found else { return Ok(None) };
+        if ignore.patterns().is_empty() {
+            return Ok(Some(entry));
+        }
+        let path = entry.path.to_string_lossy().into_owned();
+        let (ignored, said) = ignore.matches(&path, &directory.said);
+        if entry.metadata.is_directory() {
+            entry.said = said;
+        }
+        let seen = !ignored
+            || (entry.metadata.is_directory()
+                && !ignore.covers(&path)
+                && !self.children(&entry)?.is_empty());
+        Ok(seen.then_some(entry))
+    }
+}
+
+/// Whether lower layers show through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Shown,
+    Hidden,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LastLink {
+    Followed,
+    Kept,
+}
+
+/// The folder of a layer; opened when it is first needed, since of many layers most are not.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    folder: OnceLock<OwnedFd>,
+}
+
+impl Root {
+    fn new(path: PathBuf) -> Self {
+        Self { path, folder: OnceLock::new() }
+    }
+
+    fn open(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(folder) = self.folder.get() {
+            return Ok(folder.as_fd());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        Ok(self.folder.get_or_init(|| folder).as_fd())
+    }
+}
+
+/// Opens `path` in `root`; no component of it may be a link, whoever puts one there.
+pub fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
+    let here = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, here, flags, Mode::empty(), resolve) {
+        // Kernels before 5.6, and filters that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(root, path, flags),
+        other => Ok(other?),
+    }
+}
+
+fn open_step_by_step(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder: Option<OwnedFd> = None;
+    for component in path.parent().unwrap_or(Path::new("")).components() {
+        let Component::Normal(name) = component else { return Err(Errno::XDEV.into()) };
+        let here = folder.as_ref().map_or(root, |folder| folder.as_fd());
+        folder = Some(rustix::fs::openat(here, name, step, Mode::empty())?);
+    }
+    let name = path.file_name().unwrap_or(OsStr::new("."));
+    let here = folder.as_ref().map_or(root, |folder| folder.as_fd());
+    Ok(rustix::fs::openat(here, name, flags | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+/// The components of a path but for `.` and the leading slash.
+fn components(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    let parts = parts.filter(|part| !part.is_empty() && *part != b".");
+    parts.map(|part| OsString::from_vec(part.to_vec())).collect::<Vec<_>>().into_iter()
+}
+
+fn read_names(folder: &OwnedFd, mut each: impl FnMut(OsString)) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(NAMES_BUFFER);
+    let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
+    while let Some(entry) = names.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            each(OsString::from_vec(name.to_vec()));
+        }
+    }
+    Ok(())
+}
+
+fn io_error(path: &Path, source: io::Error) -> ViewError {
+    ViewError::Io { path: Path::new("/").join(path), source }
+}
+
+fn empty_root() -> Metadata {
+    Metadata {
+        file_type: FileType::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        modified: crate::metadata::Timestamp::default(),
+        changed: crate::metadata::Timestamp::default(),
+        device: 0,
+        file_system: 0,
+        inode: 0,
+        links: 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use fs_err as fs;
+
+    use super::*;
+
+    /// Makes a tree: `dir/`, `file=bytes`, `link->target`, `gone!` (a whiteout), `dir/ opaque`.
+    fn make(spec: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for line in spec {
+            let at = |name: &str| {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            if let Some((link, target)) = line.split_once("->") {
+                symlink(target, at(link)).unwrap();
+            } else if let Some((file, bytes)) = line.split_once('=') {
+                fs::write(at(file), bytes).unwrap();
+            } else if let Some(name) = line.strip_suffix('!') {
+                // Marks that need no privileges; a device 0:0 is another test's.
+                fs::write(at(name), "").unwrap();
+                let mark = c"user.overlay.whiteout";
+                rustix::fs::setxattr(&at(name), mark, b"y", rustix::fs::XattrFlags::empty())
+                    .unwrap();
+            } else if let Some(name) = line.strip_suffix(" opaque") {
+                fs::create_dir_all(at(name)).unwrap();
+                metadata::mark_opaque(fs::File::open(at(name)).unwrap()).unwrap();
+            } else {
+                fs::create_dir_all(at(line)).unwrap();
+            }
+        }
+        folder
+    }
+
+    fn layers(specs: &[&[&str]]) -> (Vec<tempfile::TempDir>, View) {
+        let folders: Vec<_> = specs.iter().map(|spec| make(spec)).collect();
+        let view = View::layers(folders.iter().map(|f| f.path().to_owned()).collect());
+        (folders, view)
+    }
+
+    /// The whole tree as text: `a/ a/f=bytes a/l->target`.
+    fn show(view: &View) -> String {
+        fn add(view: &View, directory: &Entry, out: &mut Vec<String>) {
+            for entry in view.children(directory).unwrap() {
+                // One by one and all at once must agree.
+                let alone = view.child(directory, entry.name()).unwrap().unwrap();
+                assert_eq!(alone.metadata, entry.metadata);
+                assert_eq!((alone.layer, &alone.below), (entry.layer, &entry.below));
+                let path = entry.path().display();
+                match entry.metadata().file_type {
+                    FileType::Directory => {
+                        out.push(format!("{path}/"));
+                        add(view, &entry, out);
+                    }
+                    FileType::Symlink => {
+                        let target = view.read_link(&entry).unwrap();
+                        out.push(format!("{path}->{}", target.display()));
+                    }
+                    FileType::File => {
+                        let bytes = io::read_to_string(view.open(&entry).unwrap()).unwrap();
+                        out.push(format!("{path}={bytes}"));
+                    }
+                    other => out.push(format!("{path} {other:?}")),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        add(view, &view.root().unwrap(), &mut out);
+        out.join(" ")
+    }
+
+    #[test]
+    fn layers_are_merged_as_overlayfs_does() {
+        let check = |specs: &[&[&str]], expected: &str| {
+            let (_folders, view) = layers(specs);
+            assert_eq!(show(&view), expected, "{specs:?}");
+        };
+        check(&[], "");
+        check(&[&["a=1", "d/b=2"], &["d/c=3"]], "a=1 d/ d/b=2 d/c=3");
+        check(&[&["a=1"], &["a=2"]], "a=2");
+        check(&[&["a=1", "b=1"], &["a!"]], "b=1");
+        check(&[&["d/a=1"], &["d!"], &["d/b=2"]], "d/ d/b=2");
+        check(&[&["d/a=1"], &["d/ opaque", "d/b=2"]], "d/ d/b=2");
+        check(&[&["d/a=1"], &["d/ opaque"], &["d/c=3"]], "d/ d/c=3");
+        check(&[&["d/e/a=1"], &["d/ opaque", "d/e/b=2"]], "d/ d/e/ d/e/b=2");
+        check(&[&["d/a=1"], &["d=file"]], "d=file");
+        check(&[&["d/a=1"], &["d=file"], &["d/b=2"]], "d/ d/b=2");
+        check(&[&["d/a=1"], &["d->elsewhere"]], "d->elsewhere");
+        check(&[&["a=1"], &[". opaque", "b=2"]], "b=2");
+        check(&[&["gone!"]], "");
+    }
+
+    #[test]
+    fn a_device_0_0_is_a_whiteout() {
+        let (folders, view) = layers(&[&["a=1"], &[]]);
+        let top = fs::File::open(folders[1].path()).unwrap();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        match rustix::fs::mknodat(&top, "a", kind, Mode::empty(), 0) {
+            Ok(()) => assert_eq!(show(&view), ""),
+            // Not for unprivileged users on old kernels.
+            Err(error) => assert_eq!(error, Errno::PERM),
+        }
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_root_only() {
+        let (_folders, view) = layers(&[&[
+            "d/f=1",
+            "d/up->../d/f",
+            "abs->/d",
+            "out->../../../etc/passwd",
+            "etc/passwd=inside",
+            "a->b",
+            "b->a",
+            "dangling->/no/where",
+            "d/self->.",
+        ]]);
+        let check = |path: &str, expected: &str| {
+            let shown = match view.resolve(Path::new(path)) {
+                Ok(Resolved { path, entry: Some(_) }) => path.display().to_string(),
+                Ok(Resolved { path, entry: None }) => format!("no {}", path.display()),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(shown, expected, "{path}");
+        };
+        check("/", "");
+        check("/d/f", "d/f");
+        check("d//./f/", "d/f");
+        check("/d/up", "d/f");
+        check("/abs/f", "d/f");
+        check("/abs/../abs/up", "d/f");
+        check("/out", "etc/passwd");
+        check("/../../d", "d");
+        check("/d/self/self/f", "d/f");
+        check("/dangling", "no no/where");
+        check("/dangling/x/../y", "no no/where/y");
+        check("/nothing/../d", "d");
+        check("/d/f/x", "no d/f/x");
+        check("/a", "too many symbolic links in `/a`");
+        let kept = view.lookup(Path::new("/abs")).unwrap().unwrap();
+        assert!(kept.metadata().is_symlink());
+    }
+
+    #[test]
+    fn ignored_paths_are_not_there() {
+        let check = |ignore: &[&str], expected: &str| {
+            let folder = make(&["a.txt=1", "d/b.txt=2", "d/c=3", "d/e/f=4", "l->d/c"]);
+            let matcher = PatternMatcher::new(ignore).unwrap();
+            let view = View::folder(folder.path().to_owned(), matcher);
+            assert_eq!(show(&view), expected, "{ignore:?}");
+        };
+        check(&[], "a.txt=1 d/ d/b.txt=2 d/c=3 d/e/ d/e/f=4 l->d/c");
+        check(&["*.txt"], "d/ d/b.txt=2 d/c=3 d/e/ d/e/f=4 l->d/c");
+        check(&["**/*.txt", "l"], "d/ d/c=3 d/e/ d/e/f=4");
+        check(&["d"], "a.txt=1 l->d/c");
+        check(&["d", "!d/c", "l"], "a.txt=1 d/ d/c=3");
+        check(&["*", "!**/f"], "d/ d/e/ d/e/f=4");
+        check(&["*", "!nothing"], "");
+    }
+
+    #[test]
+    fn a_link_into_what_is_ignored_leads_nowhere() {
+        let folder = make(&["secret/key=1", "l->secret/key"]);
+        let ignore = PatternMatcher::new(["secret"]).unwrap();
+        let view = View::folder(folder.path().to_owned(), ignore);
+        assert!(view.resolve(Path::new("/l")).unwrap().entry.is_none());
+    }
+
+    #[test]
+    fn a_context_belongs_to_root() {
+        let folder = make(&["f=1"]);
+        let view = View::folder(folder.path().to_owned(), PatternMatcher::default());
+        let entry = view.lookup(Path::new("f")).unwrap().unwrap();
+        assert_eq!((entry.metadata().uid, entry.metadata().gid), (0, 0));
+    }
+
+    #[test]
+    fn what_became_a_link_or_a_pipe_since_is_not_opened() {
+        let outside = make(&["secret=1"]);
+        let folder = make(&["d/f=1"]);
+        let view = View::folder(folder.path().to_owned(), PatternMatcher::default());
+        let file = view.lookup(Path::new("d/f")).unwrap().unwrap();
+        let path = folder.path().join("d/f");
+        fs::remove_file(&path).unwrap();
+        symlink(outside.path().join("secret"), &path).unwrap();
+        assert!(view.open(&file).is_err());
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(matches!(view.open(&file), Err(ViewError::NotAFile(_))));
+        fs::remove_dir_all(folder.path().join("d")).unwrap();
+        symlink(outside.path(), folder.path().join("d")).unwrap();
+        fs::write(outside.path().join("f"), "secret").unwrap();
+        assert!(view.open(&file).is_err());
+    }
+
+    /// A folder that another thread swaps for a link to elsewhere, again and again, while it is
+    /// read: what lies elsewhere is never seen.
+    #[test]
+    fn a_racing_swap_leaks_nothing() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let outside = make(&["f=secret"]);
+        let folder = make(&["d/f=public"]);
+        symlink(outside.path(), folder.path().join("swap")).unwrap();
+        let parent = fs::File::open(folder.path()).unwrap();
+        let done = AtomicBool::new(false);
+        let view = View::folder(folder.path().to_owned(), PatternMatcher::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(&parent, "d", &parent, "swap", exchange).unwrap();
+                }
+            });
+            for _ in 0..3000 {
+                let Ok(Resolved { entry: Some(entry), .. }) = view.resolve(Path::new("/d/f"))
+                else {
+                    continue;
+                };
+                if let Ok(file) = view.open(&entry) {
+                    assert_eq!(io::read_to_string(file).unwrap(), "public");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn opening_step_by_step_follows_no_links_either() {
+        let folder = make(&["d/f=1", "l->d", "d/g->f"]);
+        let root = fs::File::open(folder.path()).unwrap();
+        let open = |path: &str| {
+            open_step_by_step(root.as_fd(), Path::new(path), OFlags::RDONLY | OFlags::CLOEXEC)
+        };
+        assert!(open("d/f").is_ok());
+        assert!(open("").is_ok());
+        for wrong in ["l/f", "d/g", "../x", "d/../d/f"] {
+            assert!(open(wrong).is_err(), "{wrong}");
+        }
+    }
+}
