@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::archive::OciArchive;
 use crate::needs::{self, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, scratch};
 
@@ -91,4 +92,49 @@ fn sleeping(seconds: &str) -> usize {
             words.next() == Some(b"sleep") && words.next() == Some(seconds.as_bytes())
         })
         .count()
+}
+
+#[test]
+fn killed_at_any_moment_the_next_build_is_right() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let context = context(&[
+        (
+            "Dockerfile",
+            "FROM busybox AS a\nCOPY files /files\nRUN ls /files > /list\nRUN wc /list > /count\n\
+          FROM busybox\nCOPY --from=a /list /count /\nRUN cat /list /count > /both\n",
+        ),
+        ("files/one", "1\n"),
+        ("files/two", "2\n"),
+    ]);
+    let build = |rbuild: &Rbuild| {
+        let tar = rbuild.home.path().join("image.tar");
+        let run = rbuild.build(&context).env("SOURCE_DATE_EPOCH", "1700000000");
+        (run.output("type=oci,rewrite-timestamp=true", &tar), tar)
+    };
+    let undisturbed = Rbuild::new();
+    let (run, tar) = build(&undisturbed);
+    let start = Instant::now();
+    run.succeeds();
+    let whole = start.elapsed();
+    let expected = OciArchive::open(&tar).digest;
+
+    for moment in 0..40_u32 {
+        let rbuild = Rbuild::new();
+        let mut child = build(&rbuild).0.start();
+        std::thread::sleep(whole * moment / 40);
+        // Both may have happened already: the build may be done.
+        let _ = child.kill();
+        let _ = Outcome::of(child);
+        let (run, tar) = build(&rbuild);
+        run.succeeds();
+        assert_eq!(
+            OciArchive::open(&tar).digest,
+            expected,
+            "killed after {:?}",
+            whole * moment / 40
+        );
+        assert_eq!(rbuild.leftovers(), Vec::<std::path::PathBuf>::new());
+    }
 }

@@ -25,5 +25,6 @@ mod calculator;
 mod django;
 mod interrupts;
 mod outputs;
+mod progress;
 mod registries;
 mod sandbox;
