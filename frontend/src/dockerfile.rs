@@ -1,7 +1,7 @@
 //! A parsed Dockerfile: arguments before the first FROM, then stages.
 
 use crate::instruction::{From, Statement};
-use crate::source::{Source, Text};
+use crate::source::{Source, Span, Text};
 use crate::syntax::Origin;
 
 /// What a Dockerfile says.
@@ -11,6 +11,8 @@ pub struct Dockerfile {
     pub source: Source,
     /// What `# check=` says, if it is there.
     pub check: Option<Text>,
+    /// Where lines are empty that continue an instruction.
+    pub empty_continuations: Vec<Span>,
     /// The escape character: backslash, or what `# escape=` says.
     pub escape: char,
     /// The ARGs before the first FROM.

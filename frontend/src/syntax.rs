@@ -3,6 +3,7 @@
 //!
 //! Follows BuildKit's `frontend/dockerfile/parser/parser.go`.
 
+pub mod directive;
 pub mod line;
 
 use crate::source::{Span, Text};
