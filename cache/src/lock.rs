@@ -42,11 +42,12 @@ impl Locks {
 
     /// Takes the lock called `name`, or returns `None` when somebody has it.
     pub fn try_exclusive(&self, name: &str) -> io::Result<Option<LockGuard>> {
-        match self.lock(name, FlockOperation::NonBlockingLockExclusive) {
-            Ok(guard) => Ok(Some(guard)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
-        }
+        self.try_lock(name, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Shares the lock called `name`, or returns `None` when somebody has it exclusively.
+    pub fn try_shared(&self, name: &str) -> io::Result<Option<LockGuard>> {
+        self.try_lock(name, FlockOperation::NonBlockingLockShared)
     }
 
     /// Removes the files of locks that nobody has.
@@ -64,6 +65,14 @@ impl Locks {
             }
         }
         Ok(())
+    }
+
+    fn try_lock(&self, name: &str, operation: FlockOperation) -> io::Result<Option<LockGuard>> {
+        match self.lock(name, operation) {
+            Ok(guard) => Ok(Some(guard)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<LockGuard> {
