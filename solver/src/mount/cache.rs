@@ -1,0 +1,156 @@
+//! Cache mounts: folders that outlive builds, shared between steps, builds and processes as their
+//! `sharing` says. Their content is in no layer and no key.
+//!
+//! Below `mounts/<hash of the id>/` there is one numbered folder for each step that once needed one
+//! of its own; number 0 is the one that `shared` and `locked` use. Who uses a folder holds its
+//! lock.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbuild_cache::digest::Digest;
+use rbuild_cache::lock::LockGuard;
+use rbuild_cache::view::View;
+
+use crate::error::Cause;
+use crate::graph::{CacheSharing, CopyAction, CopySource, FileAction, FileOp, MountSource};
+use crate::ops::{Work, Worker, blocking, file};
+use crate::sandbox::SandboxMountSource;
+use crate::tree::Output;
+
+impl Worker {
+    /// The folder of the cache mount `source`, and the lock that keeps it.
+    pub(super) async fn cache_mount(
+        &self,
+        work: &Work<'_>,
+        source: &MountSource,
+        inputs: &[Output],
+    ) -> Result<(SandboxMountSource, LockGuard), Cause> {
+        let MountSource::Cache { id, sharing, from, path, mode, uid, gid } = source else {
+            unreachable!("only cache mounts come here")
+        };
+        let initial = match from {
+            Some(input) => Some(self.input_tree(work, inputs, *input, path).await?),
+            None => None,
+        };
+        let mut identity = id.clone();
+        if let Some(tree) = &initial {
+            identity.push_str(&tree.digest().to_string());
+            identity.push_str(path);
+        }
+        let name = Digest::of(&identity).hex();
+        let (number, lock) = self.keep(&name, *sharing).await?;
+        let folder = self
+            .surroundings
+            .state
+            .folder("mounts")
+            .map_err(Cause::state)?
+            .join(&name)
+            .join(number.to_string());
+        if !folder.join("fs").exists() {
+            let view = match &initial {
+                Some(tree) => Some(self.view(tree, &work.task).await?),
+                None => None,
+            };
+            let (folder, path, state) =
+                (folder.clone(), path.clone(), Arc::clone(&self.surroundings.state));
+            let (id, mode, uid, gid) = (id.clone(), *mode, *uid, *gid);
+            blocking(move || {
+                let fresh = Fresh { folder: &folder, id: &id, mode, uid, gid };
+                fresh.make(view.as_ref().map(|view| (view, path.as_str())), &state)
+            })
+            .await?;
+        }
+        let root = folder.join("fs");
+        Ok((SandboxMountSource::Bind { root, path: String::new() }, lock))
+    }
+
+    /// Waits for a folder that `sharing` allows: its number and its lock.
+    async fn keep(&self, name: &str, sharing: CacheSharing) -> Result<(usize, LockGuard), Cause> {
+        let locks = self.surroundings.state.locks();
+        let lock_name = |number: usize| format!("mount-{name}-{number}");
+        match sharing {
+            CacheSharing::Private => {
+                for number in 0.. {
+                    if let Some(lock) =
+                        locks.try_exclusive(&lock_name(number)).map_err(Cause::state)?
+                    {
+                        return Ok((number, lock));
+                    }
+                }
+                unreachable!("one of all numbers is free")
+            }
+            CacheSharing::Shared | CacheSharing::Locked => loop {
+                let taken = if sharing == CacheSharing::Shared {
+                    locks.try_shared(&lock_name(0))
+                } else {
+                    locks.try_exclusive(&lock_name(0))
+                };
+                if let Some(lock) = taken.map_err(Cause::state)? {
+                    return Ok((0, lock));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            },
+        }
+    }
+}
+
+/// A cache folder that does not exist yet.
+struct Fresh<'a> {
+    folder: &'a Path,
+    id: &'a str,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Fresh<'_> {
+    /// Makes it aside and renames it, so that it is there whole or not at all.
+    fn make(
+        &self,
+        initial: Option<(&View, &str)>,
+        state: &rbuild_cache::state::StateFolder,
+    ) -> Result<(), Cause> {
+        fs_err::create_dir_all(self.folder).map_err(Cause::state)?;
+        fs_err::write(self.folder.join("id"), self.id).map_err(Cause::state)?;
+        let aside = state.temporary().map_err(Cause::state)?;
+        let fs = aside.path().join("fs");
+        fs_err::create_dir(&fs).map_err(Cause::state)?;
+        if let Some((view, path)) = initial {
+            let op = FileOp { actions: vec![FileAction::Copy(whole(path))] };
+            let base = View::layers(Vec::new());
+            let sources = [file::SourceTree::tree(view.clone())];
+            file::plan(&op, &base, &sources, state)?.execute(&fs)?;
+        } else {
+            let permissions = std::fs::Permissions::from_mode(self.mode);
+            fs_err::set_permissions(&fs, permissions).map_err(Cause::state)?;
+            if rustix::process::geteuid().is_root() {
+                chown(&fs, Some(self.uid), Some(self.gid)).map_err(Cause::state)?;
+            }
+        }
+        match fs_err::rename(&fs, self.folder.join("fs")) {
+            // Another step that shares the folder was faster.
+            Err(_) if self.folder.join("fs").exists() => Ok(()),
+            other => other.map_err(Cause::state),
+        }
+    }
+}
+
+/// Copies all that is at `path` to the root.
+pub(crate) fn whole(path: &str) -> CopyAction {
+    CopyAction {
+        from: CopySource::Input(1),
+        sources: vec![path.to_owned()],
+        destination: "/".into(),
+        owner: None,
+        mode: None,
+        exclude: Vec::new(),
+        parents: false,
+        unpack: false,
+        wildcards: false,
+        replace_symlinks: false,
+        times: None,
+    }
+}

@@ -1,0 +1,262 @@
+//! What each op does with its inputs: first its keys, then, if nobody has its result, its work.
+//!
+//! | op | found under | work |
+//! |---|---|---|
+//! | image | nothing: its layers name it | none until somebody reads a layer (`ops/image.rs`) |
+//! | context | nothing: its readers hash what they read | none |
+//! | http, git | validators, the commit | fetch (`ops/http.rs`, `ops/git.rs`) |
+//! | run | definition key, content key of its bind mounts | the sandbox (`ops/run.rs`) |
+//! | file | definition key, content key of the paths it reads | write one layer (`ops/file.rs`) |
+//! | merge | nothing | none: the layers one on top of the other |
+
+pub mod file;
+pub mod git;
+pub mod http;
+pub mod image;
+pub mod run;
+
+use std::sync::Arc;
+
+use rbuild_cache::digest::{CacheKey, TreeDigest};
+use rbuild_cache::index::CacheRecord;
+use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::view::View;
+
+use crate::error::{Cause, SolveError};
+use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
+use crate::key::{self, InputDigest};
+use crate::progress::{EventKind, Task};
+use crate::single_flight;
+use crate::solve::Surroundings;
+use crate::tree::{Folder, Output, Tree};
+
+/// Does the work of vertices.
+pub struct Worker {
+    graph: Arc<Graph>,
+    pub(crate) surroundings: Arc<Surroundings>,
+}
+
+/// One vertex at work: what it is, and who is told.
+pub(crate) struct Work<'a> {
+    pub(crate) vertex: &'a Vertex,
+    pub(crate) task: Task,
+}
+
+impl Worker {
+    /// Works on vertices of `graph`.
+    pub fn new(graph: Arc<Graph>, surroundings: Arc<Surroundings>) -> Self {
+        Self { graph, surroundings }
+    }
+
+    /// The result of `id`, whose inputs resulted in `inputs`. Tells of its beginning and its end.
+    pub async fn work(&self, id: VertexId, inputs: Vec<Output>) -> Result<Output, SolveError> {
+        let vertex = self.graph.vertex(id);
+        let work = Work { vertex, task: self.surroundings.reporter.vertex(id) };
+        let shown = !matches!(vertex.op, Op::Scratch | Op::Merge);
+        if shown {
+            work.task.tell(EventKind::Started { name: vertex.name.clone() });
+        }
+        let unfinished = shown.then(|| Unfinished(&work.task));
+        let result = self.dispatch(&work, inputs).await;
+        std::mem::forget(unfinished);
+        match result {
+            Ok(output) => {
+                if shown {
+                    work.task.tell(EventKind::Finished);
+                }
+                Ok(output)
+            }
+            Err(cause) => {
+                work.task.tell(EventKind::Failed { message: cause.to_string() });
+                Err(SolveError::new(vertex, cause))
+            }
+        }
+    }
+
+    async fn dispatch(&self, work: &Work<'_>, inputs: Vec<Output>) -> Result<Output, Cause> {
+        match &work.vertex.op {
+            Op::Scratch => Ok(Output::Tree(Tree::default())),
+            Op::Image(image) => Ok(Output::Tree(image::tree(image))),
+            Op::Context(context) => Ok(Output::Folder(Folder {
+                name: context.name.clone(),
+                root: self.folder(&context.name)?,
+                ignore: context.ignore.clone(),
+            })),
+            Op::Merge => merge(inputs).map(Output::Tree),
+            Op::File(file) => self.file(work, file, inputs).await.map(Output::Tree),
+            Op::Run(run) => self.run(work, run, inputs).await.map(Output::Tree),
+            Op::Http(http) => self.http(work, http).await.map(Output::Tree),
+            Op::Git(git) => self.git(work, git).await.map(Output::Tree),
+        }
+    }
+
+    fn folder(&self, name: &str) -> Result<std::path::PathBuf, Cause> {
+        let folder = self.surroundings.folders.get(name).cloned();
+        folder.ok_or_else(|| Cause::Unsupported(format!("there is no build context `{name}`")))
+    }
+
+    /// Looks for a result under `key`; a record whose snapshot is gone counts as none.
+    pub(crate) fn known(&self, work: &Work<'_>, key: &CacheKey) -> Result<Option<Snapshot>, Cause> {
+        if work.vertex.ignore_cache {
+            return Ok(None);
+        }
+        let state = &self.surroundings.state;
+        let Some(record) = state.index().lookup(key).map_err(Cause::state)? else {
+            return Ok(None);
+        };
+        state.snapshots().get(&record.snapshot).map_err(Cause::state)
+    }
+
+    /// Tells that the result was known.
+    pub(crate) fn hit(work: &Work<'_>) {
+        work.task.tell(EventKind::Cached);
+    }
+
+    /// Writes down that `snapshot` is the result of `work` under `keys`.
+    pub(crate) async fn record(
+        &self,
+        work: &Work<'_>,
+        keys: Vec<CacheKey>,
+        snapshot: &Snapshot,
+        inputs: &[InputDigest],
+    ) -> Result<(), Cause> {
+        let record = CacheRecord {
+            snapshot: snapshot.id.clone(),
+            content: snapshot.content,
+            description: work.vertex.name.clone(),
+            evidence: evidence(&work.vertex.op, inputs),
+            created: self.surroundings.now,
+            last_used: self.surroundings.now,
+        };
+        let state = Arc::clone(&self.surroundings.state);
+        blocking(move || state.index().insert(&keys, &record).map_err(Cause::state)).await
+    }
+
+    /// A file op: definition key, content key, then the files.
+    async fn file(
+        &self,
+        work: &Work<'_>,
+        op: &FileOp,
+        mut inputs: Vec<Output>,
+    ) -> Result<Tree, Cause> {
+        let base = tree(inputs.remove(0))?;
+        let base_digest = InputDigest::Tree(base.digest());
+        let definition = definition_key(&work.vertex.op, &base, &inputs);
+        if let Some(key) = &definition
+            && let Some(snapshot) = self.known(work, key)?
+        {
+            Self::hit(work);
+            return Ok(base.with(snapshot));
+        }
+        let base_view = self.view(&base, &work.task).await?;
+        let mut sources = Vec::with_capacity(inputs.len());
+        for input in &inputs {
+            sources.push(self.source(input, &work.task).await?);
+        }
+        let (op, state) = (op.clone(), Arc::clone(&self.surroundings.state));
+        let (plan, checksum) = blocking(move || {
+            let plan = file::plan(&op, &base_view, &sources, &state)?;
+            let checksum = plan.checksum()?;
+            Ok::<_, Cause>((plan, checksum))
+        })
+        .await?;
+        let digests = [base_digest, InputDigest::Content(checksum)];
+        let content = key::content(&work.vertex.op, &digests);
+        let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
+        let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        if let Some(snapshot) = self.known(work, &content)? {
+            Self::hit(work);
+            self.record(work, keys, &snapshot, &digests).await?;
+            return Ok(base.with(snapshot));
+        }
+        let state = Arc::clone(&self.surroundings.state);
+        let snapshot = blocking(move || {
+            let draft = state.snapshots().draft().map_err(Cause::state)?;
+            plan.execute(&draft.folder())?;
+            state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
+        })
+        .await?;
+        self.record(work, keys, &snapshot, &digests).await?;
+        Ok(base.with(snapshot))
+    }
+
+    /// A view of `tree`, whose layers are fetched and unpacked first.
+    pub(crate) async fn view(&self, tree: &Tree, task: &Task) -> Result<View, Cause> {
+        let ids = self.realize(tree, task).await?;
+        let snapshots = self.surroundings.state.snapshots();
+        let folders = ids.iter().map(|id| snapshots.folder(id)).collect();
+        Ok(View::layers(folders))
+    }
+
+    /// What a step can read of `output`.
+    async fn source(&self, output: &Output, task: &Task) -> Result<file::SourceTree, Cause> {
+        Ok(match output {
+            Output::Tree(tree) => file::SourceTree::tree(self.view(tree, task).await?),
+            Output::Folder(folder) => file::SourceTree::context(folder)?,
+        })
+    }
+}
+
+/// The definition key of `op`, when all it reads are trees.
+pub(crate) fn definition_key(op: &Op, base: &Tree, inputs: &[Output]) -> Option<CacheKey> {
+    let mut digests: Vec<TreeDigest> = vec![base.digest()];
+    for input in inputs {
+        match input {
+            Output::Tree(tree) => digests.push(tree.digest()),
+            Output::Folder(_) => return None,
+        }
+    }
+    Some(key::definition(op, &digests))
+}
+
+/// The tree of an input that cannot be a folder of the caller.
+pub(crate) fn tree(output: Output) -> Result<Tree, Cause> {
+    match output {
+        Output::Tree(tree) => Ok(tree),
+        Output::Folder(folder) => Err(Cause::Unsupported(format!(
+            "build context `{}` cannot serve as a root file system",
+            folder.name
+        ))),
+    }
+}
+
+fn merge(inputs: Vec<Output>) -> Result<Tree, Cause> {
+    let mut layers = Vec::new();
+    for input in inputs {
+        layers.extend(tree(input)?.layers);
+    }
+    Ok(Tree { layers })
+}
+
+/// What a record says its step depended on: the op, and a digest for each input. Further kinds of
+/// evidence become further members.
+fn evidence(op: &Op, inputs: &[InputDigest]) -> serde_json::Value {
+    let inputs: Vec<serde_json::Value> = inputs
+        .iter()
+        .map(|input| match input {
+            InputDigest::Tree(digest) => serde_json::json!({ "tree": digest }),
+            InputDigest::Content(digest) => serde_json::json!({ "content": digest }),
+        })
+        .collect();
+    serde_json::json!({ "op": op, "inputs": inputs })
+}
+
+/// Leads from waiting to computing: runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Cause> + Send + 'static,
+) -> Result<T, Cause> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Cause::Canceled),
+    }
+}
+
+/// Tells, when it is dropped, that a task was given up.
+struct Unfinished<'a>(&'a Task);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.tell(EventKind::Canceled);
+    }
+}

@@ -1,0 +1,57 @@
+//! Images: nothing to do until somebody reads their files; then all missing layers are fetched and
+//! unpacked side by side, each into a folder of its own.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+
+use crate::error::Cause;
+use crate::graph::{ImageLayer, ImageOp};
+use crate::ops::Worker;
+use crate::progress::Task;
+use crate::tree::{Tree, TreeLayer};
+
+/// The tree of `image`, none of it fetched.
+pub(crate) fn tree(image: &ImageOp) -> Tree {
+    let location: Arc<str> = image.location.as_str().into();
+    let layer = |layer: &ImageLayer| TreeLayer::Image {
+        layer: layer.clone(),
+        location: Arc::clone(&location),
+    };
+    Tree { layers: image.layers.iter().map(layer).collect() }
+}
+
+impl Worker {
+    /// The snapshots of `tree`, lowest first, all of them in the state folder.
+    pub(crate) async fn realize(&self, tree: &Tree, task: &Task) -> Result<Vec<SnapshotId>, Cause> {
+        let layers = tree.layers.iter().map(async |layer| match layer {
+            TreeLayer::Snapshot(snapshot) => Ok(snapshot.id.clone()),
+            TreeLayer::Image { layer, location } => {
+                self.unpacked(layer, location, task).await.map(|snapshot| snapshot.id)
+            }
+        });
+        try_join_all(layers).await
+    }
+
+    /// The snapshot of an image's layer; fetched and unpacked once, however many ask.
+    async fn unpacked(
+        &self,
+        layer: &ImageLayer,
+        location: &str,
+        task: &Task,
+    ) -> Result<Snapshot, Cause> {
+        let state = &self.surroundings.state;
+        let id = SnapshotId::of_layer(&layer.diff_id);
+        if let Some(snapshot) = state.snapshots().get(&id).map_err(Cause::state)? {
+            return Ok(snapshot);
+        }
+        let key = rbuild_cache::digest::CacheKey(layer.diff_id.0);
+        let _flight = crate::single_flight::lock(state.locks(), &key).await?;
+        if let Some(snapshot) = state.snapshots().get(&id).map_err(Cause::state)? {
+            return Ok(snapshot);
+        }
+        self.surroundings.images.fetch(location, layer, task).await?;
+        Err(Cause::Unsupported("layers cannot be unpacked yet".into()))
+    }
+}

@@ -1,0 +1,293 @@
+//! RUN: a command in a sandbox over the layers of input 0; what it writes is one new layer.
+
+use std::sync::{Arc, Mutex};
+
+use rbuild_cache::digest::CacheKey;
+use rbuild_cache::snapshot::{ActiveRoot, SnapshotId};
+
+use crate::error::{Cause, SolveError};
+use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
+use crate::key::{self, InputDigest};
+use crate::mount::Mounts;
+use crate::ops::file::{self, owner};
+use crate::ops::{Work, Worker, blocking, definition_key, tree};
+use crate::progress::{EventKind, Task};
+use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
+use crate::single_flight;
+use crate::solve::Entitlements;
+use crate::tree::{Folder, Output, Tree};
+
+/// Docker's size of `/dev/shm`, in bytes.
+const SHM_SIZE: u64 = 64 * 1024 * 1024;
+/// How much of the end of a failed command's output its error shows, in bytes.
+const TAIL: usize = 8 * 1024;
+
+/// Refuses, before anything runs, every vertex of `order` that asks for more than `allowed`.
+pub(crate) fn check_entitlements(
+    graph: &Graph,
+    order: &[VertexId],
+    allowed: &Entitlements,
+) -> Result<(), SolveError> {
+    for id in order {
+        let vertex = graph.vertex(*id);
+        let Op::Run(run) = &vertex.op else { continue };
+        let missing = if run.network == NetworkMode::Host && !allowed.network_host {
+            Some(("`--network=host`".to_owned(), "network.host".to_owned()))
+        } else if run.security == SecurityMode::Insecure && !allowed.security_insecure {
+            Some(("`--security=insecure`".to_owned(), "security.insecure".to_owned()))
+        } else {
+            let refused = |device: &&crate::graph::Device| {
+                allowed.devices.as_ref().is_some_and(|names| !names.contains(&device.name))
+            };
+            run.devices.iter().find(refused).map(|device| {
+                let what = format!("`--device={}`", device.name);
+                (what, format!("device={}", device.name))
+            })
+        };
+        if let Some((what, entitlement)) = missing {
+            return Err(SolveError::new(vertex, Cause::NotAllowed { what, entitlement }));
+        }
+    }
+    Ok(())
+}
+
+impl Worker {
+    /// The tree of input 0 with one more layer: what the command wrote.
+    pub(crate) async fn run(
+        &self,
+        work: &Work<'_>,
+        op: &RunOp,
+        mut inputs: Vec<Output>,
+    ) -> Result<Tree, Cause> {
+        let base = tree(inputs.remove(0))?;
+        let definition = definition_key(&work.vertex.op, &base, &inputs);
+        if let Some(key) = &definition
+            && let Some(snapshot) = self.known(work, key)?
+        {
+            Self::hit(work);
+            return Ok(base.with(snapshot));
+        }
+        let mut digests = vec![InputDigest::Tree(base.digest())];
+        for (position, input) in inputs.iter().enumerate() {
+            digests.push(self.read_by_mounts(work, op, position + 1, input).await?);
+        }
+        let content = key::content(&work.vertex.op, &digests);
+        let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
+        let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        if let Some(snapshot) = self.known(work, &content)? {
+            Self::hit(work);
+            self.record(work, keys, &snapshot, &digests).await?;
+            return Ok(base.with(snapshot));
+        }
+        if !op.devices.is_empty() && op.devices.iter().any(|device| device.required) {
+            let name = &op.devices[0].name;
+            return Err(Cause::Unsupported(format!("no CDI device `{name}` is known")));
+        }
+        let snapshot = self.execute(work, op, &base, &inputs).await?;
+        self.record(work, keys, &snapshot, &digests).await?;
+        Ok(base.with(snapshot))
+    }
+
+    /// What the mounts of `op` can see of the input at `position`: the checksums of those paths.
+    async fn read_by_mounts(
+        &self,
+        work: &Work<'_>,
+        op: &RunOp,
+        position: usize,
+        input: &Output,
+    ) -> Result<InputDigest, Cause> {
+        let mut paths: Vec<String> = Vec::new();
+        for mount in &op.mounts {
+            match &mount.source {
+                MountSource::Bind { input, path } if *input == position => paths.push(path.clone()),
+                // What a cache mount begins with is in no key.
+                _ => {}
+            }
+        }
+        let source = match input {
+            Output::Tree(tree) => file::SourceTree::tree(self.view(tree, &work.task).await?),
+            Output::Folder(folder) => file::SourceTree::context(folder)?,
+        };
+        let state = Arc::clone(&self.surroundings.state);
+        let digest = blocking(move || {
+            let mut hasher = rbuild_cache::digest::Hasher::new();
+            for path in paths {
+                hasher.field(file::checksum(&source, &path, &state)?.as_bytes());
+            }
+            Ok(hasher.digest())
+        })
+        .await?;
+        Ok(InputDigest::Content(digest))
+    }
+
+    /// The tree that a mount shows: a folder of the caller is imported as a snapshot first, so that
+    /// a step sees what was hashed, whatever happens to the folder meanwhile.
+    pub(crate) async fn input_tree(
+        &self,
+        work: &Work<'_>,
+        inputs: &[Output],
+        input: usize,
+        path: &str,
+    ) -> Result<Tree, Cause> {
+        match &inputs[input - 1] {
+            Output::Tree(tree) => Ok(tree.clone()),
+            Output::Folder(folder) => self.imported(work, folder.clone(), path.to_owned()).await,
+        }
+    }
+
+    async fn imported(&self, work: &Work<'_>, folder: Folder, path: String) -> Result<Tree, Cause> {
+        let state = Arc::clone(&self.surroundings.state);
+        let now = self.surroundings.now;
+        let name = work.vertex.name.clone();
+        blocking(move || {
+            let source = file::SourceTree::context(&folder)?;
+            let plan = file::import(&source, &path, &state)?;
+            let key = key::imported(plan.checksum()?);
+            if let Some(record) = state.index().lookup(&key).map_err(Cause::state)?
+                && let Some(snapshot) =
+                    state.snapshots().get(&record.snapshot).map_err(Cause::state)?
+            {
+                return Ok(Tree::default().with(snapshot));
+            }
+            let draft = state.snapshots().draft().map_err(Cause::state)?;
+            plan.execute(&draft.folder())?;
+            let snapshot =
+                state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)?;
+            let record = rbuild_cache::index::CacheRecord {
+                snapshot: snapshot.id.clone(),
+                content: snapshot.content,
+                description: format!("{path} of the build context, mounted by {name}"),
+                evidence: serde_json::Value::Null,
+                created: now,
+                last_used: now,
+            };
+            state.index().insert(&[key], &record).map_err(Cause::state)?;
+            Ok(Tree::default().with(snapshot))
+        })
+        .await
+    }
+
+    async fn execute(
+        &self,
+        work: &Work<'_>,
+        op: &RunOp,
+        base: &Tree,
+        inputs: &[Output],
+    ) -> Result<rbuild_cache::snapshot::Snapshot, Cause> {
+        let ids = self.realize(base, &work.task).await?;
+        let view = self.view(base, &work.task).await?;
+        let mounts = self.mounts(work, &op.mounts, inputs).await?;
+        let _place = self.surroundings.gate.enter().await;
+        let state = &self.surroundings.state;
+        let active = state.snapshots().prepare(&ids).map_err(Cause::state)?;
+        let root = match active.root() {
+            ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
+            ActiveRoot::Folder(folder) => RootFs::Folder(folder),
+        };
+        let process = self.process(op, root, &view, &mounts)?;
+        let output = Captured::new(work.task.clone());
+        let running = self.surroundings.sandbox.run(process, output.sink());
+        let status = match self.surroundings.run.timeout {
+            None => running.await?,
+            Some(limit) => tokio::time::timeout(limit, running).await.map_err(|_| {
+                Cause::Timeout { command: shown(&op.args), seconds: limit.as_secs() }
+            })??,
+        };
+        drop(mounts);
+        if status != ExitStatus::Code(0) {
+            return Err(Cause::Exit { command: shown(&op.args), status, tail: output.tail() });
+        }
+        let state = Arc::clone(state);
+        blocking(move || {
+            state.snapshots().commit_active(&SnapshotId::random(), active).map_err(Cause::state)
+        })
+        .await
+    }
+
+    fn process(
+        &self,
+        op: &RunOp,
+        root: RootFs,
+        view: &rbuild_cache::view::View,
+        mounts: &Mounts,
+    ) -> Result<ProcessSpec, Cause> {
+        let account = owner::account(view, op.user.as_deref().unwrap_or("0"))?;
+        let mut env = op.env.clone();
+        env.extend(self.surroundings.run.proxies.iter().cloned());
+        env.extend(mounts.env.iter().cloned());
+        let has = |env: &[String], name: &str| {
+            env.iter().any(|line| line.split_once('=').is_some_and(|(key, _)| key == name))
+        };
+        if !has(&env, "PATH") {
+            env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        if !has(&env, "HOME") {
+            env.push(format!("HOME={}", account.home));
+        }
+        Ok(ProcessSpec {
+            root,
+            mounts: mounts.mounts.clone(),
+            args: op.args.clone(),
+            env,
+            cwd: op.cwd.clone(),
+            user: account.credentials,
+            hostname: op.hostname.clone(),
+            hosts: hosts(&op.hostname, &op.extra_hosts),
+            resolv_conf: self.surroundings.run.resolv_conf.clone(),
+            network: op.network,
+            security: op.security,
+            shm_size: op.shm_size.unwrap_or(SHM_SIZE),
+            ulimits: op.ulimits.clone(),
+            cgroup_parent: op.cgroup_parent.clone(),
+        })
+    }
+}
+
+/// Where programs are looked up when the image does not say (Docker's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The bytes of `/etc/hosts`, as BuildKit's `executor/oci/hosts.go` lays them out.
+fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text.into_bytes()
+}
+
+/// The command as an error shows it.
+fn shown(args: &[String]) -> String {
+    args.join(" ")
+}
+
+/// What a command writes: told at once, and its end kept for the error.
+struct Captured {
+    task: Task,
+    tail: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Captured {
+    fn new(task: Task) -> Self {
+        Self { task, tail: Arc::default() }
+    }
+
+    fn sink(&self) -> OutputSink {
+        let (task, tail) = (self.task.clone(), Arc::clone(&self.tail));
+        Box::new(move |stream, bytes| {
+            let mut tail = tail.lock().expect("nobody panics with it");
+            tail.extend_from_slice(&bytes);
+            if tail.len() > 2 * TAIL {
+                let surplus = tail.len() - TAIL;
+                tail.drain(..surplus);
+            }
+            drop(tail);
+            task.tell(EventKind::Output { stream, bytes });
+        })
+    }
+
+    fn tail(&self) -> Vec<u8> {
+        let tail = self.tail.lock().expect("nobody panics with it");
+        tail[tail.len().saturating_sub(TAIL)..].to_vec()
+    }
+}
