@@ -1,4 +1,6 @@
 //! Builds container images from Dockerfiles.
 
 pub mod cli;
+pub mod error;
+pub mod progress;
 pub mod request;

@@ -104,6 +104,8 @@ pub struct Settings {
     pub progress: ProgressMode,
     /// Whether stderr shows colours.
     pub colors: bool,
+    /// Whether stderr shows more than ASCII, as far as the locale says.
+    pub unicode: bool,
     /// When rbuild began.
     pub now: SystemTime,
     /// Whether rbuild runs as root.
@@ -309,6 +311,11 @@ impl Settings {
             colors: environment.stderr_is_terminal
                 && environment.text("NO_COLOR").is_none_or(str::is_empty)
                 && environment.text("TERM") != Some("dumb"),
+            unicode: ["LC_ALL", "LC_CTYPE", "LANG"]
+                .iter()
+                .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
+                .is_none_or(|locale| locale.to_ascii_lowercase().replace('-', "").contains("utf8"))
+                && environment.text("TERM") != Some("linux"),
             now: environment.now,
             root: environment.root,
             debug: global.debug,

@@ -1,0 +1,418 @@
+//! Why rbuild ended without having done what it was asked: kinds, exit codes, and the drawing.
+//!
+//! Every error that reaches the user passes through [`BuildError`]. Its kind decides the exit code;
+//! its problems are drawn one below the other, each with the lines of the Dockerfile it is about,
+//! the end of the failed step's output, and what the user can do.
+
+use std::error::Error;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use rbuild_frontend::diagnostic::{Diagnostic, Severity};
+use rbuild_frontend::source::Source;
+
+use crate::progress::harmless;
+use crate::request::UsageError;
+
+/// Why rbuild ended without having done what it was asked.
+#[derive(Clone, Debug)]
+pub struct BuildError {
+    /// What kind of end it is.
+    pub kind: ErrorKind,
+    /// What went wrong; at least one, unless it was interrupted.
+    pub problems: Vec<Problem>,
+}
+
+/// Whose fault it is, as the exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The build failed: the Dockerfile, a step, a source.
+    Failed,
+    /// Wrong usage.
+    Usage,
+    /// A fault in rbuild or around it.
+    Fault,
+    /// A signal of this number ended it.
+    Interrupted(u8),
+}
+
+impl ErrorKind {
+    /// The exit code; for signals as shells have it, so 130 for Ctrl-C.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Fault => 3,
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+}
+
+/// One thing that went wrong, or that is worth a warning.
+#[derive(Clone, Debug, Default)]
+pub struct Problem {
+    /// It is only worth a warning.
+    pub warning: bool,
+    /// What.
+    pub message: String,
+    /// What lies behind, nearest first.
+    pub causes: Vec<String>,
+    /// Where in a Dockerfile.
+    pub excerpt: Option<Excerpt>,
+    /// The step that failed and the end of what it wrote.
+    pub output: Option<(String, Vec<u8>)>,
+    /// What the user can do.
+    pub hints: Vec<String>,
+}
+
+/// A place in a text, to be drawn with carets below it.
+#[derive(Clone, Debug)]
+pub struct Excerpt {
+    /// The file's name.
+    pub name: Arc<str>,
+    /// All of its text.
+    pub text: Arc<str>,
+    /// The bytes meant.
+    pub span: Range<usize>,
+    /// What is said behind the carets.
+    pub label: Option<String>,
+}
+
+impl BuildError {
+    /// One problem of a kind.
+    pub fn new(kind: ErrorKind, problem: Problem) -> Self {
+        Self { kind, problems: vec![problem] }
+    }
+
+    /// The build failed because of `error`.
+    pub fn failed(error: &(dyn Error + 'static)) -> Self {
+        Self::new(ErrorKind::Failed, Problem::of(error))
+    }
+
+    /// Something around rbuild, or in it, failed with `error`.
+    pub fn fault(error: &(dyn Error + 'static)) -> Self {
+        Self::new(ErrorKind::Fault, Problem::of(error))
+    }
+
+    /// The user interrupted, with this signal.
+    pub fn interrupted(signal: u8) -> Self {
+        Self { kind: ErrorKind::Interrupted(signal), problems: Vec::new() }
+    }
+
+    /// The Dockerfile cannot be built; all that is wrong with it.
+    pub fn dockerfile(diagnostics: &[Diagnostic], source: &Source) -> Self {
+        let problems = diagnostics.iter().map(|one| Problem::diagnostic(one, source)).collect();
+        Self { kind: ErrorKind::Failed, problems }
+    }
+
+    /// Adds what the user can do to the last problem.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.hints.push(hint.into());
+        }
+        self
+    }
+
+    /// All of it, as text with a line break at the end.
+    pub fn draw(&self, colors: bool) -> String {
+        if let ErrorKind::Interrupted(signal) = self.kind {
+            let by = match signal {
+                1 => "the terminal went away (SIGHUP)",
+                15 => "SIGTERM came",
+                _ => "interrupted",
+            };
+            return format!("canceled: {by}\n");
+        }
+        let problems: Vec<String> =
+            self.problems.iter().map(|problem| problem.draw(colors)).collect();
+        problems.join("\n")
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.first() {
+            Some(problem) => f.write_str(&problem.message),
+            None => f.write_str("canceled"),
+        }
+    }
+}
+
+impl Error for BuildError {}
+
+impl From<UsageError> for BuildError {
+    fn from(error: UsageError) -> Self {
+        let problem = Problem {
+            message: error.to_string(),
+            hints: error.hint().into_iter().collect(),
+            ..Problem::default()
+        };
+        Self::new(ErrorKind::Usage, problem)
+    }
+}
+
+impl Problem {
+    /// What `error` says, and the causes behind it that say something more.
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let message = error.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            let said = |earlier: &String| earlier.contains(&text);
+            if !said(&message) && !causes.iter().any(said) {
+                causes.push(text);
+            }
+            source = cause.source();
+        }
+        Self { message, causes, ..Self::default() }
+    }
+
+    /// A diagnostic of the frontend.
+    pub fn diagnostic(diagnostic: &Diagnostic, source: &Source) -> Self {
+        Self {
+            warning: diagnostic.severity == Severity::Warning,
+            message: diagnostic.message.clone(),
+            excerpt: diagnostic.span.map(|span| Excerpt {
+                name: source.name().into(),
+                text: source.text().into(),
+                span: span.start..span.end,
+                label: diagnostic.label.clone(),
+            }),
+            hints: diagnostic.hints.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The drawing, with a line break at the end.
+    pub fn draw(&self, colors: bool) -> String {
+        let level = if self.warning { Level::WARNING } else { Level::ERROR };
+        let title = harmless::line(&self.message);
+        let mut group: Group<'_> = Group::with_title(level.primary_title(&title));
+        if let Some(excerpt) = &self.excerpt {
+            group = group.element(excerpt.snippet());
+        }
+        for cause in &self.causes {
+            let cause = harmless::line(cause);
+            group = group.element(Level::NOTE.with_name("cause").message(cause));
+        }
+        for hint in &self.hints {
+            group = group.element(Level::HELP.with_name("hint").message(harmless::line(hint)));
+        }
+        let renderer = if colors { Renderer::styled() } else { Renderer::plain() };
+        let mut drawing = renderer.render(&[group]);
+        drawing.push('\n');
+        if let Some((step, output)) = &self.output {
+            drawing.push_str(&last_lines(step, output));
+        }
+        drawing
+    }
+}
+
+/// How many of the last lines of a failed step are shown.
+const SHOWN_LINES: usize = 20;
+
+/// The end of a step's output between rules, as BuildKit shows it; nothing if it wrote nothing.
+fn last_lines(step: &str, output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<String> = text.lines().map(harmless::line).collect();
+    let end = lines.iter().rposition(|line| !line.trim().is_empty()).map_or(0, |last| last + 1);
+    if end == 0 {
+        return String::new();
+    }
+    let start = end.saturating_sub(SHOWN_LINES);
+    let mut shown = format!("------\n > {}:\n", harmless::line(step));
+    lines[start..end].iter().for_each(|line| {
+        shown.push_str(line);
+        shown.push('\n');
+    });
+    shown.push_str("------\n");
+    shown
+}
+
+/// How many bytes of a line stand before and behind what is meant, at most.
+const BEFORE: usize = 60;
+const BEHIND: usize = 160;
+
+impl Excerpt {
+    /// The lines around the span. A line of megabytes is cut to what surrounds the span, since it
+    /// would be drawn whole; and control characters cannot reach the terminal.
+    fn snippet(&self) -> Snippet<'static, annotate_snippets::Annotation<'static>> {
+        let text = &*self.text;
+        let boundary = |mut at: usize| {
+            at = at.min(text.len());
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let start = boundary(self.span.start);
+        let end = boundary(self.span.end).max(start);
+        let line_start = text[..start].rfind('\n').map_or(0, |before| before + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |behind| start + behind);
+        let end = end.min(line_end);
+        let from = if start - line_start > BEHIND { boundary(start - BEFORE) } else { line_start };
+        let to = if line_end - start > BEHIND { boundary(start + BEHIND) } else { line_end };
+        let shown = |range: Range<usize>| -> String {
+            // One character for one, so that the carets stay below what they point at.
+            let plain = |c: char| match c {
+                '\t' => ' ',
+                c if harmless::is_harmful(c) => '\u{fffd}',
+                c => c,
+            };
+            text[range].trim_end_matches('\r').chars().map(plain).collect()
+        };
+        let before = shown(from..start);
+        let meant = shown(start..end.min(to));
+        let behind = shown(end.min(to)..to);
+        let span = before.len()..(before.len() + meant.len());
+        let line = text[..start].matches('\n').count() + 1;
+        let annotation = AnnotationKind::Primary.span(span).label(self.label.clone());
+        Snippet::source(format!("{before}{meant}{behind}"))
+            .line_start(line)
+            .path(self.name.to_string())
+            .annotation(annotation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_frontend::source::Span;
+
+    use super::*;
+
+    fn excerpt(text: &str, meant: &str, label: Option<&str>) -> Excerpt {
+        let start = text.find(meant).unwrap();
+        Excerpt {
+            name: "Dockerfile".into(),
+            text: text.into(),
+            span: start..start + meant.len(),
+            label: label.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_drawn_below_its_line() {
+        let text = "FROM busybox\n\nRUN true\nCOPY --form=build /out /out\n";
+        let problem = Problem {
+            message: "unknown flag `--form` for COPY".into(),
+            excerpt: Some(excerpt(text, "--form", Some("did you mean `--from`?"))),
+            hints: vec!["COPY has --from, --chown".into()],
+            ..Problem::default()
+        };
+        insta::assert_snapshot!(problem.draw(false), @r#"
+        error: unknown flag `--form` for COPY
+         --> Dockerfile:4:6
+          |
+        4 | COPY --form=build /out /out
+          |      ^^^^^^ did you mean `--from`?
+          |
+          = hint: COPY has --from, --chown
+        "#);
+    }
+
+    #[test]
+    fn a_failed_step_shows_the_end_of_its_output() {
+        let text = "FROM busybox\nRUN make\n";
+        let written: String = (1..=30).map(|n| format!("line {n}\n")).collect();
+        let problem = Problem {
+            message: "process `/bin/sh -c make` did not complete successfully: exit code: 2".into(),
+            excerpt: Some(excerpt(text, "RUN make", None)),
+            output: Some(("[2/2] RUN make".into(), (written + "\x1b]0;evil\x07last\r\n").into())),
+            ..Problem::default()
+        };
+        insta::assert_snapshot!(problem.draw(false), @r#"
+        error: process `/bin/sh -c make` did not complete successfully: exit code: 2
+         --> Dockerfile:2:1
+          |
+        2 | RUN make
+          | ^^^^^^^^
+        ------
+         > [2/2] RUN make:
+        line 12
+        line 13
+        line 14
+        line 15
+        line 16
+        line 17
+        line 18
+        line 19
+        line 20
+        line 21
+        line 22
+        line 23
+        line 24
+        line 25
+        line 26
+        line 27
+        line 28
+        line 29
+        line 30
+        last
+        ------
+        "#);
+    }
+
+    #[test]
+    fn causes_that_repeat_are_left_out() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read it: {0}")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("the disk is gone"));
+        assert_eq!(Problem::of(&error).causes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn several_mistakes_are_all_drawn() {
+        let source = Source::new("Dockerfile", "FRM a\nRUM b\n");
+        let diagnostics = [
+            Diagnostic::error("unknown instruction: FRM", Span::new(0, 3)),
+            Diagnostic::warning("odd", Span::new(6, 9)).label("here"),
+        ];
+        let error = BuildError::dockerfile(&diagnostics, &source);
+        insta::assert_snapshot!(error.draw(false), @r#"
+        error: unknown instruction: FRM
+         --> Dockerfile:1:1
+          |
+        1 | FRM a
+          | ^^^
+
+        warning: odd
+         --> Dockerfile:2:1
+          |
+        2 | RUM b
+          | ^^^ here
+        "#);
+    }
+
+    #[test]
+    fn a_huge_line_with_control_characters_is_cut_and_harmless() {
+        let text = format!("RUN {}\x1b[2J --x {}", "a".repeat(1 << 20), "b".repeat(1 << 20));
+        let problem = Problem {
+            message: "no".into(),
+            excerpt: Some(excerpt(&text, "--x", None)),
+            ..Problem::default()
+        };
+        let drawing = problem.draw(false);
+        assert!(drawing.len() < 1000, "{}", drawing.len());
+        assert!(!drawing.contains('\x1b'));
+        // Any span is drawn, also one outside of the text or inside a character.
+        for span in [0..0, 3..1, 99..100, 1..2] {
+            let excerpt = Excerpt { name: "D".into(), text: "é\nx".into(), span, label: None };
+            let problem = Problem { excerpt: Some(excerpt), ..Problem::default() };
+            assert!(!problem.draw(false).is_empty());
+        }
+    }
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(ErrorKind::Failed.exit_code(), 1);
+        assert_eq!(ErrorKind::Usage.exit_code(), 2);
+        assert_eq!(ErrorKind::Fault.exit_code(), 3);
+        assert_eq!(ErrorKind::Interrupted(2).exit_code(), 130);
+        assert_eq!(ErrorKind::Interrupted(15).exit_code(), 143);
+    }
+}

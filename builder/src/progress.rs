@@ -1,0 +1,244 @@
+//! Telling the user what happens: one thread takes the events of the build and draws them.
+//!
+//! The solver sends [`Event`]s into a bounded queue; [`Display`] hands them to one [`Renderer`] and
+//! ticks it, so that a renderer never locks and never waits. Everything goes to stderr: stdout is
+//! for results.
+
+mod board;
+pub mod harmless;
+mod json;
+mod plain;
+mod quiet;
+mod tty;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rbuild_solver::progress::{Event, Progress};
+
+use crate::request::{ProgressMode, Settings};
+
+/// Draws events. Times are those of the events: since the build began.
+pub trait Renderer: Send {
+    /// Takes one event.
+    fn event(&mut self, event: &Event);
+
+    /// Time has passed; what is drawn again and again is drawn now.
+    fn tick(&mut self, now: Duration);
+
+    /// The build has ended, well or not; nothing follows.
+    fn finish(&mut self, end: End, now: Duration);
+}
+
+/// How a build ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was done.
+    Done,
+    /// Something failed; what, is drawn after the renderer.
+    Failed,
+    /// The user interrupted.
+    Interrupted,
+}
+
+/// Between two drawings: 8 in a second.
+const TICK: Duration = Duration::from_millis(125);
+
+/// Events that wait to be drawn; a build that makes more waits for the terminal.
+const QUEUE: usize = 1024;
+
+enum Message {
+    Event(Event),
+    End(End),
+}
+
+/// A renderer at work.
+#[derive(Debug)]
+pub struct Display {
+    queue: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Display {
+    /// Starts drawing as `settings` say, on stderr.
+    pub fn new(settings: &Settings) -> Self {
+        Self::with(renderer(settings, Box::new(std::io::stderr())))
+    }
+
+    /// Starts drawing with `renderer`.
+    pub fn with(renderer: Box<dyn Renderer>) -> Self {
+        let (queue, messages) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("progress".into())
+            .spawn(move || draw(renderer, &messages))
+            .expect("a process that is about to build can start a thread");
+        Self { queue, thread: Some(thread) }
+    }
+
+    /// Where events are sent to.
+    pub fn sink(&self) -> Arc<dyn Progress> {
+        Arc::new(Sink(self.queue.clone()))
+    }
+
+    /// Draws what is left and the end. Events that are sent later are lost.
+    pub fn finish(mut self, end: End) {
+        self.end(end);
+    }
+
+    fn end(&mut self, end: End) {
+        let Some(thread) = self.thread.take() else { return };
+        // The thread is only gone when it panicked; what it would have drawn is lost then.
+        let _ = self.queue.send(Message::End(end));
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.end(End::Interrupted);
+    }
+}
+
+struct Sink(SyncSender<Message>);
+
+impl Progress for Sink {
+    fn send(&self, event: Event) {
+        // After the end nobody looks any more.
+        let _ = self.0.send(Message::Event(event));
+    }
+}
+
+fn draw(mut renderer: Box<dyn Renderer>, messages: &Receiver<Message>) {
+    let begun = Instant::now();
+    let mut next = TICK;
+    loop {
+        let now = begun.elapsed();
+        if now >= next {
+            renderer.tick(now);
+            next = now + TICK;
+        }
+        match messages.recv_timeout(next.saturating_sub(now)) {
+            Ok(Message::Event(event)) => renderer.event(&event),
+            Ok(Message::End(end)) => return renderer.finish(end, begun.elapsed()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return renderer.finish(End::Interrupted, begun.elapsed());
+            }
+        }
+    }
+}
+
+/// The renderer that `settings` name, writing to `out`.
+fn renderer(settings: &Settings, out: Box<dyn Write + Send>) -> Box<dyn Renderer> {
+    match settings.progress {
+        ProgressMode::Tty => Box::new(tty::Tty::new(settings.colors, settings.unicode)),
+        ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(out)),
+        ProgressMode::RawJson => Box::new(json::RawJson::new(out, settings.now)),
+        ProgressMode::Quiet => Box::new(quiet::Quiet),
+    }
+}
+
+/// Bytes for people, in units of 1000: `12.3 MB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    #[allow(clippy::cast_precision_loss, reason = "three digits of it are shown")]
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    // 999.96 would be shown as 1000.0.
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Time for people: `0.1s`, `12.3s`, `2m 05s`, `1h 02m`.
+pub fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0..60 => format!("{:.1}s", time.as_secs_f64()),
+        whole @ 60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        whole => format!("{}h {:02}m", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rbuild_solver::progress::{EventKind, TaskId};
+
+    use super::*;
+
+    /// A writer whose text can be looked at.
+    #[derive(Clone, Default)]
+    pub(super) struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Paper {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Something that happened to task `task`, `at` milliseconds after the beginning.
+    pub(super) fn event(task: u64, at: u64, kind: EventKind) -> Event {
+        Event { task: TaskId::Other(task), at: Duration::from_millis(at), kind }
+    }
+
+    pub(super) fn started(name: &str) -> EventKind {
+        EventKind::Started { name: name.into() }
+    }
+
+    pub(super) fn output(text: &str) -> EventKind {
+        EventKind::Output { stream: 1, bytes: bytes::Bytes::copy_from_slice(text.as_bytes()) }
+    }
+
+    pub(super) fn part(part: &str, current: u64, total: u64, done: bool) -> EventKind {
+        EventKind::Progress { part: part.into(), current, total: Some(total), done }
+    }
+
+    #[test]
+    fn events_arrive_before_the_end() {
+        let paper = Paper::default();
+        let display = Display::with(Box::new(plain::Plain::new(Box::new(paper.clone()))));
+        let sink = display.sink();
+        (0..5000).for_each(|n| sink.send(event(1, n, output("line\n"))));
+        sink.send(event(1, 5000, EventKind::Finished));
+        display.finish(End::Done);
+        assert_eq!(paper.text().matches(" line\n").count(), 5000);
+        sink.send(event(1, 6000, output("late\n")));
+        assert!(!paper.text().contains("late"));
+    }
+
+    #[test]
+    fn amounts() {
+        let check = |count, expected: &str| assert_eq!(super::bytes(count), expected);
+        check(0, "0 B");
+        check(999, "999 B");
+        check(1000, "1.0 kB");
+        check(999_949, "999.9 kB");
+        check(999_999, "1.0 MB");
+        check(48_512_345, "48.5 MB");
+        check(u64::MAX, "18446.7 PB");
+        assert_eq!(seconds(Duration::from_millis(40)), "0.0s");
+        assert_eq!(seconds(Duration::from_millis(12_340)), "12.3s");
+        assert_eq!(seconds(Duration::from_secs(125)), "2m 05s");
+        assert_eq!(seconds(Duration::from_secs(3720)), "1h 02m");
+    }
+}
