@@ -1,15 +1,22 @@
 //! Where commands run: what a sandbox is given, and what comes of it.
 //!
 //! A [`ProcessSpec`] is complete: a sandbox adds nothing of the caller's surroundings to it.
+//! [`namespaces::Namespaces`] is the sandbox that builds run in.
+
+pub mod capabilities;
+pub mod fake;
+pub mod namespaces;
+pub mod proc_masks;
 
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::graph::{NetworkMode, SecurityMode, Ulimit};
 
 /// A command and everything it sees.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// Its root file system.
     pub root: RootFs,
@@ -42,7 +49,7 @@ pub struct ProcessSpec {
 }
 
 /// How the root file system is put together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RootFs {
     /// overlayfs: what is written lands in `upper`.
     Overlay {
@@ -58,7 +65,7 @@ pub enum RootFs {
 }
 
 /// User, group and supplementary groups.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// The user.
     pub uid: u32,
@@ -69,7 +76,7 @@ pub struct Credentials {
 }
 
 /// One mount inside the sandbox.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxMount {
     /// Where, absolute; resolved inside the root. Missing mount points are made, and removed
     /// afterwards.
@@ -81,7 +88,7 @@ pub struct SandboxMount {
 }
 
 /// What a [`SandboxMount`] shows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum SandboxMountSource {
     /// A folder or file of the host; `path` below `root` is resolved inside `root` at mount time.
     Bind {
@@ -131,7 +138,7 @@ pub enum SandboxMountSource {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     /// It returned this code.
     Code(i32),

@@ -1,0 +1,232 @@
+//! Becoming the step's command: the last that runs of rbuild inside the sandbox.
+//!
+//! The order follows runc's `libcontainer/standard_init_linux.go`, and mostly cannot be another:
+//! limits are raised while that is still allowed, the filter is installed while there is
+//! `CAP_SYS_ADMIN` (there is no `no_new_privs`, as with BuildKit, so that `sudo` works), and user
+//! and capabilities go last.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::message::{Failure, OrFail};
+use super::syscalls;
+use crate::graph::{NetworkMode, SecurityMode, Ulimit};
+use crate::sandbox::{Credentials, ProcessSpec, capabilities};
+
+/// The exit code of a step whose program cannot be executed; BuildKit's.
+const CANNOT_EXECUTE: i32 = 1;
+
+/// Turns this process, which is alone in its new namespaces and sees its file tree, into the
+/// command of `process`.
+pub(super) fn become_command(
+    process: &ProcessSpec,
+    filter: &[libc::sock_filter],
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<Infallible, Failure> {
+    // There are kernels without keyrings, and users with too many: the session keyring of the
+    // caller then stays joined, but its keys are not ours to read under another user.
+    let _ = syscalls::join_new_keyring();
+    rustix::process::setsid().or_fail(|| "cannot start a session")?;
+    rustix::system::sethostname(process.hostname.as_bytes())
+        .or_fail(|| "cannot set the host name")?;
+    if process.network == NetworkMode::None {
+        syscalls::bring_loopback_up().or_fail(|| "cannot bring the loopback interface up")?;
+    }
+    for ulimit in &process.ulimits {
+        set_limit(ulimit)?;
+    }
+    rustix::process::chdir(process.cwd.as_str())
+        .or_fail(|| format!("cannot enter the working directory `{}`", process.cwd))?;
+    connect_streams(stdout, stderr).or_fail(|| "cannot connect standard input and output")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    confine(process.security, &process.user, filter)?;
+    execute(process)
+}
+
+/// Sets one `--ulimit`.
+fn set_limit(ulimit: &Ulimit) -> Result<(), Failure> {
+    let resource = match ulimit.name.as_str() {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        name => return Err(Failure::refusal(format!("there is no limit named `{name}`"))),
+    };
+    // Every negative number is no limit.
+    let limit = |value: i64| u64::try_from(value).ok();
+    let limits = Rlimit { current: limit(ulimit.soft), maximum: limit(ulimit.hard) };
+    rustix::process::setrlimit(resource, limits)
+        .or_fail(|| format!("cannot set the limit `{}`", ulimit.name))
+}
+
+/// Nothing to read, and the step's pipes to write to.
+fn connect_streams(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<()> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    Ok(())
+}
+
+/// Gives up everything that the command shall not have.
+fn confine(
+    security: SecurityMode,
+    user: &Credentials,
+    filter: &[libc::sock_filter],
+) -> Result<(), Failure> {
+    let own = rustix::thread::capabilities(None).or_fail(|| "cannot read the capabilities")?;
+    let bounding = capabilities::bounding(security, own.permitted);
+    drop_from_bounding_set(bounding).or_fail(|| "cannot give up capabilities")?;
+    if security == SecurityMode::Sandbox && !filter.is_empty() {
+        syscalls::install_filter(filter).or_fail(|| "cannot install the filter of system calls")?;
+    }
+    if security == SecurityMode::Insecure {
+        rustix::thread::set_keep_capabilities(true).or_fail(|| "cannot keep capabilities")?;
+    }
+    set_user(user)?;
+    match security {
+        // Root gets the bounding set by executing; another user is left with nothing.
+        SecurityMode::Sandbox if user.uid != 0 => Ok(()),
+        SecurityMode::Sandbox => rustix::thread::set_capabilities(
+            None,
+            CapabilitySets {
+                effective: bounding,
+                permitted: bounding,
+                inheritable: CapabilitySet::empty(),
+            },
+        ),
+        SecurityMode::Insecure => keep_all(bounding),
+    }
+    .or_fail(|| "cannot set the capabilities")
+}
+
+fn drop_from_bounding_set(keep: CapabilitySet) -> rustix::io::Result<()> {
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::capability_is_in_bounding_set(capability) {
+            Ok(true) if !keep.contains(capability) => {
+                rustix::thread::remove_capability_from_bounding_set(capability)?;
+            }
+            Ok(_) => {}
+            // The kernel knows none from here on.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Passes all capabilities on, whoever the user is, as BuildKit does for `security.insecure`.
+fn keep_all(all: CapabilitySet) -> rustix::io::Result<()> {
+    let sets = CapabilitySets { effective: all, permitted: all, inheritable: all };
+    rustix::thread::set_capabilities(None, sets)?;
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if all.contains(capability) {
+            rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_user(user: &Credentials) -> Result<(), Failure> {
+    let groups: Vec<_> =
+        user.groups.iter().map(|group| rustix::thread::Gid::from_raw(*group)).collect();
+    rustix::thread::set_thread_groups(&groups).or_fail(|| "cannot set the supplementary groups")?;
+    rustix::thread::set_thread_gid(rustix::thread::Gid::from_raw(user.gid))
+        .or_fail(|| format!("cannot become group {}", user.gid))?;
+    rustix::thread::set_thread_uid(rustix::thread::Uid::from_raw(user.uid))
+        .or_fail(|| format!("cannot become user {}", user.uid))
+}
+
+/// Executes the program, looked up in the `PATH` that it is given. Whoever wrote the Dockerfile is
+/// told on the step's standard error when there is no such program.
+fn execute(process: &ProcessSpec) -> Result<Infallible, Failure> {
+    let strings = |strings: &[String], what: &str| {
+        strings
+            .iter()
+            .map(|string| CString::new(string.as_str()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| Failure::refusal(format!("{what} holds a null byte")))
+    };
+    let arguments = strings(&process.args, "the command")?;
+    let environment = strings(&process.env, "the environment")?;
+    let Some(name) = process.args.first() else {
+        return Err(Failure::refusal("the command is empty"));
+    };
+    let mut denied = None;
+    for candidate in candidates(name, &process.env) {
+        let program = CString::new(candidate)
+            .map_err(|_| Failure::refusal("the search path holds a null byte"))?;
+        let Err(error) = syscalls::execute(&program, &arguments, &environment);
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => denied = Some(error),
+            _ => give_up(name, &error.to_string()),
+        }
+    }
+    match denied {
+        Some(error) => give_up(name, &error.to_string()),
+        None if name.contains('/') => {
+            give_up(name, "it is not in the image, or its interpreter is not")
+        }
+        None => give_up(name, "executable file not found in $PATH"),
+    }
+}
+
+fn candidates(name: &str, environment: &[String]) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    let path = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+    path.unwrap_or_default()
+        .split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| format!("{folder}/{name}"))
+        .collect()
+}
+
+fn give_up(name: &str, why: &str) -> ! {
+    let message = format!("cannot execute `{name}`: {why}\n");
+    // Nobody else can be told when even this fails.
+    let _ = rustix::io::write(rustix::stdio::stderr().as_fd(), message.as_bytes());
+    std::process::exit(CANNOT_EXECUTE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, path: Option<&str>, expected: &[&str]) {
+        let environment: Vec<_> = path.map(|path| format!("PATH={path}")).into_iter().collect();
+        assert_eq!(candidates(name, &environment), expected);
+    }
+
+    #[test]
+    fn programs_are_looked_up_in_the_path_they_are_given() {
+        check("sh", Some("/usr/bin:/bin"), &["/usr/bin/sh", "/bin/sh"]);
+        check("sh", Some(":/bin:"), &["/bin/sh"]);
+        check("sh", None, &[]);
+        check("./sh", Some("/bin"), &["./sh"]);
+        check("/bin/sh", None, &["/bin/sh"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! One process per step that starts it, watches over it and tidies up after it.
+//!
+//! It is the first process of a pid namespace of its own, around the step's: when it dies, however
+//! it dies, the kernel kills everything inside.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
+
+use super::message::{
+    self, Failure, OrFail, Report, Request, RequestDescriptors, read_from_memory, socket_pair,
+};
+use super::mount_point::{self, Stub};
+use super::syscalls::{self, Cloned};
+use super::{process, tree};
+use crate::graph::NetworkMode;
+use crate::sandbox::ExitStatus;
+
+/// What the process inside tells before it becomes the command.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// A mount point was made, in the folder whose descriptor goes with it.
+    Stub(Stub),
+    /// It cannot become the command.
+    Failed(Failure),
+}
+
+/// Runs one step to its end and reports on it.
+pub(super) fn supervise(descriptors: RequestDescriptors, filter: &[libc::sock_filter]) {
+    let RequestDescriptors { request, stdout, stderr, control } = descriptors;
+    let report =
+        run(request, stdout, stderr, control.as_fd(), filter).unwrap_or_else(Report::Failed);
+    // When nobody listens any more, nobody wants to know.
+    let _ = message::send(control.as_fd(), &report, &[]);
+}
+
+fn run(
+    request: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    control: BorrowedFd<'_>,
+    filter: &[libc::sock_filter],
+) -> Result<Report, Failure> {
+    // The server's end takes this process with it, and so the step.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .or_fail(|| "cannot tie the step to rbuild")?;
+    syscalls::reset_signals();
+    let request: Request = read_from_memory(request).or_fail(|| "cannot read the step's data")?;
+    let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
+    let namespaces = namespaces(request.process.network);
+    match syscalls::clone_process(namespaces).or_fail(|| "cannot make namespaces for a step")? {
+        Cloned::Child => {
+            let Err(failure) = inside(&request, filter, stdout, stderr, word_inside.as_fd());
+            let _ = message::send(word_inside.as_fd(), &Word::Failed(failure), &[]);
+            std::process::exit(125);
+        }
+        Cloned::Parent(step) => {
+            drop((request, stdout, stderr, word_inside));
+            watch(&step, word, control)
+        }
+    }
+}
+
+fn namespaces(network: NetworkMode) -> UnshareFlags {
+    let always = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    match network {
+        NetworkMode::None => always | UnshareFlags::NEWNET,
+        NetworkMode::Default | NetworkMode::Host => always,
+    }
+}
+
+/// The step's first process, until it is the command.
+fn inside(
+    request: &Request,
+    filter: &[libc::sock_filter],
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    word: BorrowedFd<'_>,
+) -> Result<Infallible, Failure> {
+    let mut on_stub =
+        |stub, folder: OwnedFd| message::send(word, &Word::Stub(stub), &[folder.as_fd()]);
+    tree::enter(&request.process, request.stubs.as_deref(), &mut on_stub)?;
+    process::become_command(&request.process, filter, stdout, stderr)
+}
+
+/// Waits for the step to end, or for the caller to lose interest, which ends it.
+fn watch(step: &OwnedFd, word: OwnedFd, control: BorrowedFd<'_>) -> Result<Report, Failure> {
+    let mut stubs = Vec::new();
+    let mut failure = None;
+    let mut word = Some(word);
+    let mut killed = false;
+    loop {
+        let mut polled = vec![PollFd::new(step, PollFlags::IN)];
+        if !killed {
+            polled.push(PollFd::from_borrowed_fd(control, PollFlags::IN));
+        }
+        if let Some(word) = &word {
+            polled.push(PollFd::new(word, PollFlags::IN));
+        }
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))
+            .or_fail(|| "cannot wait for a step")?;
+        let mut ready = polled.iter().map(|polled| !polled.revents().is_empty());
+        let ended = ready.next() == Some(true);
+        let hung_up = !killed && ready.next() == Some(true);
+        let spoke = ready.next() == Some(true);
+        drop(polled);
+        if let Some(socket) = word.as_ref().filter(|_| spoke) {
+            match message::receive(socket) {
+                Ok(Some((Word::Stub(stub), folders))) => {
+                    stubs.extend(folders.into_iter().next().map(|folder| (stub, folder)));
+                }
+                Ok(Some((Word::Failed(told), _))) => failure = Some(told),
+                // The command has taken over, or the process is gone.
+                Ok(None) | Err(_) => word = None,
+            }
+            // All that it said is heard before its end is looked at.
+            continue;
+        }
+        if hung_up {
+            // It cannot be gone before it is waited for.
+            let _ = rustix::process::pidfd_send_signal(step, Signal::KILL);
+            killed = true;
+        }
+        if ended {
+            break;
+        }
+    }
+    let status = rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::PidFd(step.as_fd()), WaitIdOptions::EXITED)
+    })
+    .or_fail(|| "cannot wait for a step")?;
+    for (stub, folder) in stubs.iter().rev() {
+        mount_point::remove(stub, folder.as_fd())
+            .or_fail(|| format!("cannot remove the mount point `{}`", stub.name()))?;
+    }
+    match (failure, status) {
+        (Some(failure), _) => Ok(Report::Failed(failure)),
+        (None, Some(status)) => Ok(Report::Ended(exit_status(status))),
+        (None, None) => Err(Failure::refusal("the step vanished")),
+    }
+}
+
+fn exit_status(status: rustix::process::WaitIdStatus) -> ExitStatus {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, Some(signal)) => ExitStatus::Signal(signal),
+        (None, None) => ExitStatus::Signal(Signal::KILL.as_raw()),
+    }
+}

@@ -1,0 +1,39 @@
+//! Runs commands in the real sandbox and looks at them from inside and outside.
+//!
+//! Not run by libtest: the sandbox starts this very program anew, which must then become the
+//! sandbox server before anything else happens. Needs Linux, root and busybox; says so and passes
+//! where they are missing.
+#![allow(clippy::print_stdout, reason = "a test runner reports")]
+
+mod fixture;
+mod steps;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A test: its name, and what it does. It panics when it fails.
+type Test = (&'static str, fn());
+
+fn main() -> ExitCode {
+    rbuild_solver::sandbox::namespaces::serve_when_asked();
+    let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if let Some(missing) = fixture::missing() {
+        println!("sandbox tests are skipped: {missing}");
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    let tests = [steps::TESTS].concat();
+    let chosen: Vec<&Test> = tests
+        .iter()
+        .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))
+        .collect();
+    for (name, test) in &chosen {
+        let start = Instant::now();
+        let passed = std::panic::catch_unwind(test).is_ok();
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({} ms)", start.elapsed().as_millis());
+        failed += usize::from(!passed);
+    }
+    println!("test result: {} passed, {failed} failed", chosen.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

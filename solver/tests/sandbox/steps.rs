@@ -1,0 +1,84 @@
+//! What a step sees and what it leaves.
+
+use rbuild_solver::graph::NetworkMode;
+use rbuild_solver::sandbox::ExitStatus;
+
+use crate::Test;
+use crate::fixture::Fixture;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("output_and_exit_code_come_back", output_and_exit_code_come_back),
+    ("a_missing_program_fails_the_step", a_missing_program_fails_the_step),
+    ("the_environment_is_what_is_given", the_environment_is_what_is_given),
+    ("devices_are_those_of_every_machine", devices_are_those_of_every_machine),
+    ("only_proc_and_sys_are_left_behind", only_proc_and_sys_are_left_behind),
+    ("no_network_is_loopback_only", no_network_is_loopback_only),
+    ("steps_are_fast", steps_are_fast),
+];
+
+fn output_and_exit_code_come_back() {
+    let fixture = Fixture::new();
+    let outcome = fixture.run(fixture.shell("echo out; echo err >&2; exit 3"));
+    assert_eq!(outcome.status, ExitStatus::Code(3));
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", "err\n"));
+}
+
+fn a_missing_program_fails_the_step() {
+    let fixture = Fixture::new();
+    let outcome = fixture.run(fixture.command(&["nosuch", "x"]));
+    assert_eq!(outcome.status, ExitStatus::Code(1));
+    assert!(outcome.stderr.contains("`nosuch`"), "{}", outcome.stderr);
+}
+
+fn the_environment_is_what_is_given() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.run(fixture.command(&["env"])).success(), "PATH=/bin\nA=b c");
+    assert_eq!(
+        fixture.output("echo $$; pwd; hostname; umask; cat /etc/hosts; cat /etc/resolv.conf"),
+        "1\n/\nbuildkitsandbox\n0022\n127.0.0.1\tlocalhost buildkitsandbox\nnameserver 192.0.2.1"
+    );
+    assert_eq!(
+        fixture.output(
+            "ls /proc | grep '^[0-9]' | wc -l; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l"
+        ),
+        "4\n/dev/null\n4"
+    );
+}
+
+fn devices_are_those_of_every_machine() {
+    let fixture = Fixture::new();
+    assert_eq!(
+        fixture.output("ls /dev | tr '\\n' ' '; echo x > /dev/null; head -c 3 /dev/zero | wc -c; df -k /dev/shm | tail -1 | awk '{print $2}'"),
+        "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 3\n65536"
+    );
+}
+
+fn only_proc_and_sys_are_left_behind() {
+    let fixture = Fixture::new();
+    let outcome = fixture.run(fixture.shell("true"));
+    assert_eq!(outcome.layer(), ["dev", "proc", "sys"]);
+    let mut process = fixture.shell("touch x");
+    process.cwd = "/new/folder".to_owned();
+    process.user.uid = 5;
+    let outcome = fixture.run(process);
+    assert_eq!(outcome.layer(), ["dev", "new", "new/folder", "new/folder/x", "proc", "sys"]);
+}
+
+fn no_network_is_loopback_only() {
+    let fixture = Fixture::new();
+    let mut process = fixture
+        .shell("ip -o link | cut -d: -f2 | head -1; ip -o addr show dev lo | grep -c 127.0.0.1");
+    process.network = NetworkMode::None;
+    assert_eq!(fixture.run(process).success(), " lo\n1");
+}
+
+fn steps_are_fast() {
+    let fixture = Fixture::new();
+    fixture.output("true");
+    let start = std::time::Instant::now();
+    let count = 50;
+    for _ in 0..count {
+        fixture.run(fixture.command(&["/bin/true"])).success();
+    }
+    println!("    {} us a step", start.elapsed().as_micros() / count);
+}
