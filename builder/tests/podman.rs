@@ -13,11 +13,17 @@ pub(crate) const NEEDED: [Need; 2] = [Need::Root, Need::Program("podman")];
 /// A storage; its images and containers end with this value.
 pub(crate) struct Podman {
     storage: TempDir,
+    /// How layers are kept: overlayfs does not work on top of overlayfs.
+    driver: &'static str,
 }
 
 impl Podman {
     pub(crate) fn new() -> Self {
-        Self { storage: scratch() }
+        let overlay = Self { storage: scratch(), driver: "overlay" };
+        if overlay.command().arg("info").output().unwrap().status.success() {
+            return overlay;
+        }
+        Self { storage: scratch(), driver: "vfs" }
     }
 
     /// Runs `podman ARGS`; gives its stdout; it must succeed.
@@ -54,7 +60,7 @@ impl Podman {
         command.arg("--root").arg(folder.join("storage"));
         command.arg("--runroot").arg(folder.join("run"));
         command.arg("--tmpdir").arg(folder.join("tmp"));
-        command.args(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"]);
+        command.args(["--storage-driver", self.driver, "--cgroup-manager=cgroupfs"]);
         // crun refuses machines with both versions of cgroups mounted.
         if find("runc").is_some() {
             command.args(["--runtime", "runc"]);
