@@ -24,6 +24,7 @@ mod caching;
 mod calculator;
 mod django;
 mod interrupts;
+mod language;
 mod outputs;
 mod progress;
 mod registries;
