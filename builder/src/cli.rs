@@ -61,7 +61,7 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Read a Dockerfile and say what is wrong with it, building nothing
     Check(Box<BuildArgs>),
-    /// Show the generated shell completions
+    /// Write a completion script for a shell to stdout
     Completion(CompletionArgs),
 }
 
@@ -176,10 +176,10 @@ pub struct BuildArgs {
     #[arg(long, help_heading = "Cache")]
     pub pull: bool,
     /// Look results up here too: type=registry,ref=NAME or type=local,src=DIR
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    #[arg(long, value_name = "CACHE", hide = true)]
     pub cache_from: Vec<String>,
     /// Keep results here too: type=registry,ref=NAME, type=local,dest=DIR or type=inline
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    #[arg(long, value_name = "CACHE", hide = true)]
     pub cache_to: Vec<String>,
 
     /// How progress is shown: auto, plain, tty, rawjson, quiet [default: $BUILDKIT_PROGRESS, or auto]
@@ -196,26 +196,24 @@ pub struct BuildArgs {
     pub call: Option<String>,
 
     /// Attestations about the build
-    #[arg(long, value_name = "ATTESTATION", help_heading = "Attestations")]
+    #[arg(long, hide = true)]
     pub attest: Vec<String>,
     /// Provenance: --attest=type=provenance
     #[arg(
         long,
-        value_name = "VALUE",
+        hide = true,
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Attestations"
+        default_missing_value = "true"
     )]
     pub provenance: Option<String>,
     /// Bill of materials: --attest=type=sbom
     #[arg(
         long,
-        value_name = "VALUE",
+        hide = true,
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Attestations"
+        default_missing_value = "true"
     )]
     pub sbom: Option<String>,
 
@@ -287,6 +285,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help() {
+        let shown = |arguments: &[&str]| {
+            let command = Cli::command().term_width(100);
+            let answer = command.try_get_matches_from(arguments).unwrap_err();
+            answer.render().to_string()
+        };
+        insta::assert_snapshot!("help", shown(&["rbuild", "--help"]));
+        insta::assert_snapshot!("help-build", shown(&["rbuild", "build", "--help"]));
     }
 
     #[test]

@@ -1,10 +1,52 @@
 //! Builds container images from Dockerfiles.
 
 pub mod cli;
+pub mod command;
 pub mod error;
+mod metadata;
 pub mod progress;
 pub mod image_document;
 pub mod image_source;
 pub mod oci_layout;
 pub mod registry;
 pub mod request;
+mod signals;
+
+use rbuild_cache::digest::Digest;
+use rbuild_cache::oci::{Descriptor, ImageRef};
+use rbuild_solver::progress::Reporter;
+
+use crate::error::{BuildError, Problem};
+use crate::request::{BuildRequest, UsageError};
+
+/// What came of a build.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What is wrong with the Dockerfile but no obstacle.
+    pub warnings: Vec<Problem>,
+    /// The image's manifest or index, if one was made.
+    pub image: Option<Descriptor>,
+    /// The image's config, if it is for one platform.
+    pub config: Option<Digest>,
+    /// What the image is called.
+    pub names: Vec<ImageRef>,
+    /// What exporters add to the metadata file.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// The answer to a `--call`, for stdout.
+    pub answer: Option<String>,
+    /// The answer says that something is wrong: the exit code is 1.
+    pub answer_failed: bool,
+}
+
+impl Outcome {
+    /// The image's ID: the digest of its config, or of its index if it is for several platforms.
+    pub fn image_id(&self) -> Option<Digest> {
+        self.config.or_else(|| self.image.as_ref().map(|image| image.digest))
+    }
+}
+
+/// Builds what `request` asks for.
+#[allow(clippy::unused_async, reason = "its steps wait for the network and for processes")]
+pub async fn build(_request: &BuildRequest, _reporter: &Reporter) -> Result<Outcome, BuildError> {
+    Err(UsageError::NotYet("building".into()).into())
+}

@@ -308,9 +308,7 @@ impl Settings {
                 .map(|folder| folder.join("rbuild")),
             temporary: environment.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
             progress: progress_mode(progress, environment)?,
-            colors: environment.stderr_is_terminal
-                && environment.text("NO_COLOR").is_none_or(str::is_empty)
-                && environment.text("TERM") != Some("dumb"),
+            colors: environment.shows_colors(),
             unicode: ["LC_ALL", "LC_CTYPE", "LANG"]
                 .iter()
                 .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
@@ -426,6 +424,12 @@ fn refuse_what_is_not_there(arguments: &BuildArgs) -> Result<(), UsageError> {
     }
     if arguments.report.is_some() {
         return not_yet("`--report`");
+    }
+    if !arguments.cache_from.is_empty() {
+        return not_yet("`--cache-from`");
+    }
+    if !arguments.cache_to.is_empty() {
+        return not_yet("`--cache-to`");
     }
     // Turning them off is what rbuild does anyway.
     let off = |value: &str| boolean(value) == Some(false);
@@ -738,11 +742,14 @@ mod tests {
 
     #[test]
     fn caches() {
-        let request = request("--cache-from me/app:c --cache-to type=local,DEST=/c", &[]).unwrap();
-        assert_eq!(request.cache_from[0].kind, "registry");
-        assert_eq!(request.cache_from[0].attributes["ref"], "me/app:c");
-        assert_eq!(request.cache_to[0].kind, "local");
-        assert_eq!(request.cache_to[0].attributes["dest"], "/c");
+        let given = ["me/app:c".to_owned(), "type=local,DEST=/c".to_owned()];
+        let caches = super::caches("--cache-to", &given).unwrap();
+        assert_eq!(
+            (caches[0].kind.as_str(), &*caches[0].attributes["ref"]),
+            ("registry", "me/app:c")
+        );
+        assert_eq!((caches[1].kind.as_str(), &*caches[1].attributes["dest"]), ("local", "/c"));
+        assert!(super::caches("--cache-to", &["dest=/c".into()]).is_err());
     }
 
     #[test]
@@ -754,6 +761,8 @@ mod tests {
         check("--sbom", &format!("`--sbom`{later}"));
         check("--provenance=mode=max", &format!("`--provenance`{later}"));
         check("--attest type=sbom", &format!("`--attest`{later}"));
+        check("--cache-from me/app", &format!("`--cache-from`{later}"));
+        check("--cache-to type=inline", &format!("`--cache-to`{later}"));
         check("--slim", &format!("`--slim`{later}"));
         check("--on-error shell", &format!("`--on-error`{later}"));
         check("--report a.html", &format!("`--report`{later}"));

@@ -51,6 +51,13 @@ impl Environment {
         (!value.is_empty()).then(|| PathBuf::from(value))
     }
 
+    /// Whether stderr shows colours, and the user has not asked for none (no-color.org).
+    pub fn shows_colors(&self) -> bool {
+        self.stderr_is_terminal
+            && self.text("NO_COLOR").is_none_or(str::is_empty)
+            && self.text("TERM") != Some("dumb")
+    }
+
     /// Surroundings with just these variables, at the epoch, without terminals: for tests.
     pub fn with_variables(variables: &[(&str, &str)]) -> Self {
         Self {

@@ -1,0 +1,64 @@
+//! The commands: one file each, and what they share.
+
+mod build;
+mod completion;
+
+use std::future::Future;
+use std::io::{self, Write};
+
+use crate::cli::{Cli, Command};
+use crate::error::BuildError;
+use crate::request::Environment;
+use crate::signals;
+
+/// Does what `cli` says.
+pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
+    match &cli.command {
+        Command::Build(arguments) => build::run(&cli.global, arguments, environment),
+        Command::Check(arguments) => build::check(&cli.global, arguments, environment),
+        Command::Completion(arguments) => completion::run(arguments),
+    }
+}
+
+/// Tells developers on stderr what happens inside, if they asked for it with `--debug`.
+pub fn log(debug: bool) {
+    if debug {
+        tracing_subscriber::fmt()
+            .with_env_filter(
+                "rbuild=debug,rbuild_frontend=debug,rbuild_solver=debug,rbuild_cache=debug",
+            )
+            .with_writer(io::stderr)
+            .init();
+    }
+}
+
+/// Runs `work` to its end, or until a signal ends it: then it is dropped, which cleans up.
+fn run_async<T>(work: impl Future<Output = Result<T, BuildError>>) -> Result<T, BuildError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("rbuild")
+        .build()
+        .map_err(|error| BuildError::fault(&error).hint("too many processes may be running"))?;
+    runtime.block_on(async {
+        tokio::select! {
+            signal = signals::first() => Err(BuildError::interrupted(signal)),
+            result = work => result,
+        }
+    })
+}
+
+/// Writes a result to stdout. A reader that went away has seen enough.
+fn print(text: &str) -> Result<(), BuildError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(BuildError::fault(&error).hint("stdout cannot be written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells something on stderr that is neither progress nor an error. Without stderr nobody listens.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
