@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod fake;
 pub mod namespaces;
 pub mod proc_masks;
+pub mod seccomp;
 
 use std::path::PathBuf;
 

@@ -73,11 +73,14 @@ impl Namespaces {
     /// Sends a request to the server, which is started when this is the first.
     fn request(&self, descriptors: &[OwnedFd; 4]) -> Result<(), SandboxError> {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = match &mut *server {
-            Some(server) => server,
-            none => none.insert(Server::start().or_fail(|| "cannot start the sandbox")?),
-        };
         let descriptors = descriptors.each_ref().map(AsFd::as_fd);
+        if let Some(server) = &*server
+            && message::send(server.socket.as_fd(), &(), &descriptors).is_ok()
+        {
+            return Ok(());
+        }
+        // There is none yet, or somebody has killed it.
+        let server = server.insert(Server::start().or_fail(|| "cannot start the sandbox")?);
         message::send(server.socket.as_fd(), &(), &descriptors)
             .or_fail(|| "cannot reach the sandbox")?;
         Ok(())

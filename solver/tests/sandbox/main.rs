@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a test runner reports")]
 
 mod fixture;
+mod life;
 mod steps;
 
 use std::process::ExitCode;
@@ -21,8 +22,11 @@ fn main() -> ExitCode {
         println!("sandbox tests are skipped: {missing}");
         return ExitCode::SUCCESS;
     }
+    if std::env::args().nth(1).as_deref() == Some(life::SLEEP) {
+        life::sleep();
+    }
     let mut failed = 0;
-    let tests = [steps::TESTS].concat();
+    let tests = [life::TESTS, steps::TESTS].concat();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))

@@ -14,6 +14,7 @@ use rustix::thread::UnshareFlags;
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors};
 use super::supervisor::supervise;
 use super::syscalls::{self, Cloned};
+use crate::sandbox::seccomp;
 
 /// The first argument that makes rbuild a sandbox server.
 pub(super) const ARGUMENT: &str = "__sandbox";
@@ -77,7 +78,7 @@ fn prepare() -> Result<Vec<libc::sock_filter>, Failure> {
         .map_err(hint_at_privileges)?;
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", propagation).or_fail(|| "cannot separate the mounts")?;
-    Ok(Vec::new())
+    Ok(seccomp::default_filter())
 }
 
 fn hint_at_privileges(failure: Failure) -> Failure {

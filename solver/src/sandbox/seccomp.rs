@@ -1,0 +1,321 @@
+//! The filter of system calls: Docker's default profile as a BPF program.
+//!
+//! Why not with a library: the program must cover two architectures at once (x86-64 also takes
+//! 32-bit calls, by `int 0x80`), must not set `no_new_privs`, and is paid for with every step and
+//! every call. So numbers are found by bisection: at most nine comparisons, where a list takes
+//! hundreds.
+//!
+//! What differs from Docker, each time to the safer side: x32 calls do not exist (`ENOSYS`), and
+//! `socket`'s family is compared as the kernel reads it, in 32 bits.
+
+mod table;
+
+use libc::sock_filter;
+
+use self::table::Numbers;
+
+/// `CLONE_NEW*` of mount, cgroup, uts, ipc, user, pid and network namespaces.
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
+/// Values of `personality` that change nothing dangerous, and the one that only asks.
+const PERSONALITIES: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// `AF_ALG` (the kernel's cryptography) and `AF_VSOCK` (the host of a virtual machine).
+const REFUSED_FAMILIES: [u32; 2] = [38, 40];
+/// x32 calls have this bit in their number.
+const X32: u32 = 0x4000_0000;
+
+// Offsets in `struct seccomp_data`, little-endian as both architectures are.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENT_0_LOW: u32 = 16;
+const ARGUMENT_0_HIGH: u32 = 20;
+
+/// Returns the program for the architecture that rbuild was compiled for, and for the 32-bit one
+/// beside it.
+pub fn default_filter() -> Vec<sock_filter> {
+    #[cfg(target_arch = "x86_64")]
+    return filter((0xc000_003e, Numbers::X86_64), (0x4000_0003, Numbers::X86));
+    #[cfg(target_arch = "aarch64")]
+    return filter((0xc000_00b7, Numbers::Aarch64), (0x4000_0028, Numbers::Arm));
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("there is no table of system calls for this architecture yet");
+
+/// An architecture as the kernel names it (`AUDIT_ARCH_*`), and its numbers.
+type Architecture = (u32, Numbers);
+
+fn filter(
+    (native, native_numbers): Architecture,
+    (other, other_numbers): Architecture,
+) -> Vec<sock_filter> {
+    let native_calls = calls(native_numbers);
+    let mut program = vec![load(ARCHITECTURE), jump_if_equal(native, 1, 0)];
+    program.push(jump(native_calls.len()));
+    program.extend(native_calls);
+    program.push(jump_if_equal(other, 1, 0));
+    program.push(finish(Verdict::Kill));
+    program.extend(calls(other_numbers));
+    program
+}
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    /// "Operation not permitted", Docker's answer.
+    NotPermitted,
+    /// "Function not implemented": the C library then tries an older call.
+    NotImplemented,
+    /// The process dies: the call came from an architecture that cannot be.
+    Kill,
+}
+
+/// What is to be done about a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Verdict(Verdict),
+    Personality,
+    Socket,
+    Clone,
+}
+
+fn calls(numbers: Numbers) -> Vec<sock_filter> {
+    let mut program = vec![load(NUMBER)];
+    program.extend(bisect(&ranges(numbers)));
+    program
+}
+
+/// Returns where each range of numbers with one rule starts; it ends where the next one does.
+fn ranges(numbers: Numbers) -> Vec<(u32, Rule)> {
+    let [personality, socket, clone, clone3] = table::special(numbers);
+    let mut rules: Vec<(u32, Rule)> = table::allowed(numbers)
+        .map(|number| (number, Rule::Verdict(Verdict::Allow)))
+        .chain([
+            (personality, Rule::Personality),
+            (socket, Rule::Socket),
+            (clone, Rule::Clone),
+            (clone3, Rule::Verdict(Verdict::NotImplemented)),
+        ])
+        .collect();
+    rules.sort_unstable_by_key(|(number, _)| *number);
+    let mut ranges = vec![(0, Rule::Verdict(Verdict::NotPermitted))];
+    let mut add = |start: u32, rule: Rule| {
+        let (last_start, last_rule) = *ranges.last().expect("it starts with one");
+        if last_start == start {
+            ranges.pop();
+        } else if last_rule == rule {
+            return;
+        }
+        if ranges.last().map(|(_, rule)| *rule) != Some(rule) {
+            ranges.push((start, rule));
+        }
+    };
+    for (number, rule) in &rules {
+        add(*number, *rule);
+        add(number + 1, Rule::Verdict(Verdict::NotPermitted));
+    }
+    // Calls newer than the table do not exist, so that programs fall back to older ones.
+    let newest = rules.iter().map(|(number, _)| *number).filter(|number| *number < 0x1000).max();
+    let newer = newest.expect("there are calls") + 1;
+    let position = ranges.iter().position(|(start, _)| *start >= newer).unwrap_or(ranges.len());
+    let private = ranges.split_off(position);
+    ranges.push((newer, Rule::Verdict(Verdict::NotImplemented)));
+    ranges.extend(private.into_iter().filter(|(start, _)| *start > newer));
+    if numbers == Numbers::X86_64 {
+        ranges.push((X32, Rule::Verdict(Verdict::NotImplemented)));
+    }
+    ranges
+}
+
+fn bisect(ranges: &[(u32, Rule)]) -> Vec<sock_filter> {
+    match ranges {
+        [] => Vec::new(),
+        [(_, rule)] => rule.program(),
+        _ => {
+            let (lower, upper) = ranges.split_at(ranges.len() / 2);
+            let (lower_program, upper_program) = (bisect(lower), bisect(upper));
+            let start = upper[0].0;
+            let mut program = match u8::try_from(lower_program.len()) {
+                Ok(distance) => vec![jump_if_at_least(start, distance, 0)],
+                Err(_) => vec![jump_if_at_least(start, 0, 1), jump(lower_program.len())],
+            };
+            program.extend(lower_program);
+            program.extend(upper_program);
+            program
+        }
+    }
+}
+
+impl Rule {
+    fn program(self) -> Vec<sock_filter> {
+        match self {
+            Self::Verdict(verdict) => vec![finish(verdict)],
+            Self::Personality => {
+                let mut program = vec![
+                    load(ARGUMENT_0_HIGH),
+                    jump_if_equal(0, 1, 0),
+                    finish(Verdict::NotPermitted),
+                    load(ARGUMENT_0_LOW),
+                ];
+                program.extend(one_of(&PERSONALITIES, Verdict::Allow, Verdict::NotPermitted));
+                program
+            }
+            Self::Socket => {
+                let mut program = vec![load(ARGUMENT_0_LOW)];
+                program.extend(one_of(&REFUSED_FAMILIES, Verdict::NotPermitted, Verdict::Allow));
+                program
+            }
+            Self::Clone => vec![
+                load(ARGUMENT_0_LOW),
+                jump_if_any_bit(NEW_NAMESPACES, 0, 1),
+                finish(Verdict::NotPermitted),
+                finish(Verdict::Allow),
+            ],
+        }
+    }
+}
+
+fn one_of(values: &[u32], then: Verdict, otherwise: Verdict) -> Vec<sock_filter> {
+    let mut program: Vec<_> =
+        values.iter().flat_map(|value| [jump_if_equal(*value, 0, 1), finish(then)]).collect();
+    program.push(finish(otherwise));
+    program
+}
+
+fn load(offset: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
+}
+
+fn jump(distance: usize) -> sock_filter {
+    let distance = u32::try_from(distance).expect("programs have at most 4096 instructions");
+    instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance)
+}
+
+fn jump_if_equal(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value)
+}
+
+fn jump_if_at_least(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, then, otherwise, value)
+}
+
+fn jump_if_any_bit(bits: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, then, otherwise, bits)
+}
+
+fn finish(verdict: Verdict) -> sock_filter {
+    let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+    let value = match verdict {
+        Verdict::Allow => libc::SECCOMP_RET_ALLOW,
+        Verdict::NotPermitted => errno(libc::EPERM),
+        Verdict::NotImplemented => errno(libc::ENOSYS),
+        Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+    };
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, value)
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code: u16::try_from(code).expect("codes are small"), jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NATIVE: u32 = 0xc000_003e;
+    const OTHER: u32 = 0x4000_0003;
+
+    /// Runs the program for x86-64 as the kernel does, on a call with one argument.
+    fn run(architecture: u32, number: u32, argument: u64) -> u32 {
+        let program = filter((NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
+        let low = u32::try_from(argument & 0xffff_ffff).unwrap();
+        let high = u32::try_from(argument >> 32).unwrap();
+        let (mut position, mut register) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[position];
+            position += 1;
+            let branch = |taken| usize::from(if taken { jt } else { jf });
+            match u32::from(code) {
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    register = match k {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        ARGUMENT_0_LOW => low,
+                        ARGUMENT_0_HIGH => high,
+                        _ => panic!("loads {k}"),
+                    }
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JA => position += k as usize,
+                code if code == libc::BPF_JMP | libc::BPF_JEQ => position += branch(register == k),
+                code if code == libc::BPF_JMP | libc::BPF_JGE => position += branch(register >= k),
+                code if code == libc::BPF_JMP | libc::BPF_JSET => {
+                    position += branch(register & k != 0);
+                }
+                code if code == libc::BPF_RET => return k,
+                code => panic!("code {code}"),
+            }
+        }
+    }
+
+    fn check((architecture, number, argument): (u32, u32, u64), expected: Verdict) {
+        assert_eq!(
+            run(architecture, number, argument),
+            finish(expected).k,
+            "call {number} with {argument:#x} on {architecture:#x}"
+        );
+    }
+
+    #[test]
+    fn every_number_has_the_verdict_of_the_table() {
+        for (architecture, numbers) in [(NATIVE, Numbers::X86_64), (OTHER, Numbers::X86)] {
+            let allowed: Vec<_> = table::allowed(numbers).collect();
+            let special = table::special(numbers);
+            for number in (0..600).filter(|number| !special.contains(number)) {
+                let expected = if allowed.contains(&number) {
+                    Verdict::Allow
+                } else if number > 466 {
+                    Verdict::NotImplemented
+                } else {
+                    Verdict::NotPermitted
+                };
+                check((architecture, number, 0), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn new_namespaces_are_refused() {
+        check((NATIVE, 56, 17), Verdict::Allow);
+        check((NATIVE, 56, 0x1000_0011), Verdict::NotPermitted);
+        check((NATIVE, 56, 0x2_0000), Verdict::NotPermitted);
+        check((OTHER, 120, 0x4000_0000), Verdict::NotPermitted);
+        check((NATIVE, 435, 0), Verdict::NotImplemented);
+        check((NATIVE, 272, 0), Verdict::NotPermitted);
+    }
+
+    #[test]
+    fn only_harmless_personalities_and_sockets_are_allowed() {
+        check((NATIVE, 135, 0xffff_ffff), Verdict::Allow);
+        check((NATIVE, 135, 0x2_0008), Verdict::Allow);
+        check((NATIVE, 135, 0x4_0000), Verdict::NotPermitted);
+        check((NATIVE, 135, 0x1_0000_0000), Verdict::NotPermitted);
+        check((NATIVE, 41, 1), Verdict::Allow);
+        check((NATIVE, 41, 39), Verdict::Allow);
+        check((NATIVE, 41, 38), Verdict::NotPermitted);
+        check((NATIVE, 41, 0x1_0000_0026), Verdict::NotPermitted);
+        check((OTHER, 359, 40), Verdict::NotPermitted);
+    }
+
+    #[test]
+    fn other_architectures_have_no_way_in() {
+        check((NATIVE, X32 | 1, 0), Verdict::NotImplemented);
+        check((0xc000_00b7, 1, 0), Verdict::Kill);
+    }
+
+    #[test]
+    fn programs_are_short_enough() {
+        let x86 = filter((NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
+        let arm = filter((0xc000_00b7, Numbers::Aarch64), (0x4000_0028, Numbers::Arm));
+        assert!(x86.len() < 1000 && arm.len() < 1000, "{} {}", x86.len(), arm.len());
+    }
+}

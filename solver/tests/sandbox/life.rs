@@ -1,0 +1,151 @@
+//! That a step's processes end: with the step, with the future, with rbuild.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rbuild_solver::sandbox::{ExitStatus, Sandbox};
+
+use crate::Test;
+use crate::fixture::{Fixture, runtime};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("background_processes_end_with_the_step", background_processes_end_with_the_step),
+    ("a_dropped_step_is_gone_at_once", a_dropped_step_is_gone_at_once),
+    ("killing_rbuild_kills_its_steps", killing_rbuild_kills_its_steps),
+    ("a_signal_is_told_from_a_code", a_signal_is_told_from_a_code),
+    ("floods_of_output_pass_through", floods_of_output_pass_through),
+    ("steps_run_side_by_side", steps_run_side_by_side),
+    ("a_dead_server_is_an_error_and_then_replaced", a_dead_server_is_an_error),
+];
+
+/// Returns how many processes on this machine have `word` in their command line.
+fn count(word: &str) -> usize {
+    let entries = fs_err::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|entry| fs_err::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(word)).count()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    start.elapsed()
+}
+
+fn background_processes_end_with_the_step() {
+    let fixture = Fixture::new();
+    let script =
+        "setsid sleep 7131 & (sleep 7131 &) ; nc -l -p 1 & sleep 0.1; ps | grep -c ' sleep 7131$'";
+    assert_eq!(fixture.output(script), "2");
+    assert_eq!(count("7131"), 0);
+}
+
+fn a_dropped_step_is_gone_at_once() {
+    let fixture = Fixture::new();
+    let process = fixture.shell("setsid sleep 7132 & sleep 7132");
+    runtime().block_on(async {
+        let run = fixture.sandbox.run(process, Box::new(|_, _| ()));
+        assert!(tokio::time::timeout(Duration::from_millis(300), run).await.is_err());
+    });
+    assert_eq!(count("7132"), 0);
+}
+
+/// This program as another rbuild, which is then killed in every way.
+fn killing_rbuild_kills_its_steps() {
+    for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let mut rbuild =
+            Command::new("/proc/self/exe").arg(SLEEP).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("the step starts", || count("7133") == 3);
+        let pid = rustix::process::Pid::from_child(&rbuild);
+        let signal_type = rustix::process::Signal::from_named_raw(signal).unwrap();
+        rustix::process::kill_process(pid, signal_type).unwrap();
+        assert_eq!(rbuild.wait().unwrap().signal(), Some(signal));
+        let took = wait_for("the step ends", || count("7133") == 0);
+        println!("    signal {signal}: gone after {} ms", took.as_millis());
+    }
+}
+
+/// The argument that makes this program run a step that does not end.
+pub(crate) const SLEEP: &str = "--run-a-step-that-sleeps";
+
+pub(crate) fn sleep() {
+    let fixture = Fixture::new();
+    fixture.output("trap '' HUP INT TERM; setsid sleep 7133 & sleep 7133; sleep 1");
+}
+
+fn a_signal_is_told_from_a_code() {
+    let fixture = Fixture::new();
+    // The first process of a namespace is immune to its own signals, as with BuildKit.
+    let outcome = fixture.run(fixture.shell("kill -9 $$; echo alive; sh -c 'kill -9 $$'; exit $?"));
+    assert_eq!((outcome.stdout.as_str(), outcome.status), ("alive\n", ExitStatus::Code(137)));
+}
+
+fn floods_of_output_pass_through() {
+    let fixture = Fixture::new();
+    let process = fixture.shell("yes 0123456789 | head -c 100000000; yes e | head -c 1000 >&2");
+    let counts = Arc::new([const { std::sync::atomic::AtomicUsize::new(0) }; 2]);
+    let sink = Arc::clone(&counts);
+    let output = move |stream: u8, bytes: bytes::Bytes| {
+        assert!(bytes.len() <= 128 * 1024);
+        let count = &sink[usize::from(stream - 1)];
+        count.fetch_add(bytes.len(), std::sync::atomic::Ordering::Relaxed);
+    };
+    let status = runtime().block_on(fixture.sandbox.run(process, Box::new(output))).unwrap();
+    assert_eq!(status, ExitStatus::Code(0));
+    assert_eq!(
+        counts.each_ref().map(|count| count.load(std::sync::atomic::Ordering::Relaxed)),
+        [100_000_000, 1000]
+    );
+}
+
+fn steps_run_side_by_side() {
+    let fixture = Fixture::new();
+    let start = Instant::now();
+    runtime().block_on(async {
+        let steps = (0..20).map(|_| {
+            let process = fixture.shell("sleep 0.5");
+            fixture.sandbox.run(process, Box::new(|_, _| ()))
+        });
+        for status in futures::future::join_all(steps).await {
+            assert_eq!(status.unwrap(), ExitStatus::Code(0));
+        }
+    });
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+fn a_dead_server_is_an_error() {
+    let fixture = Fixture::new();
+    fixture.output("true");
+    let server = children(std::process::id())
+        .into_iter()
+        .find(|pid| {
+            let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap();
+            String::from_utf8_lossy(&line).contains("__sandbox")
+        })
+        .unwrap();
+    let process = fixture.shell("sleep 7134");
+    runtime().block_on(async {
+        let run = fixture.sandbox.run(process, Box::new(|_, _| ()));
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let pid = rustix::process::Pid::from_raw(server).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        };
+        let (result, ()) = tokio::join!(run, kill);
+        assert!(result.unwrap_err().message.contains("ended unexpectedly"));
+    });
+    wait_for("the step ends", || count("7134") == 0);
+    assert_eq!(fixture.output("echo again"), "again");
+}
+
+fn children(parent: u32) -> Vec<i32> {
+    fs_err::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+        .unwrap()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
