@@ -3,11 +3,11 @@
 pub mod cli;
 pub mod command;
 pub mod error;
-mod metadata;
-pub mod progress;
 pub mod image_document;
 pub mod image_source;
+mod metadata;
 pub mod oci_layout;
+pub mod progress;
 pub mod registry;
 pub mod request;
 mod signals;

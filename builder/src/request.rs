@@ -11,19 +11,21 @@ mod source;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_solver::Jobs;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
+use rbuild_solver::mount::{Secret, SshAgent};
 
 use crate::cli::{BuildArgs, GlobalArgs};
+use crate::registry::RegistrySettings;
 
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
 pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec, OciLayoutSpec};
-pub use step::{Entitlement, Secret, SshAgent};
+pub use step::Entitlement;
 
 /// One build, completely.
 #[derive(Clone, Debug)]
@@ -84,7 +86,7 @@ pub struct BuildRequest {
     /// `--call`, `--check`
     pub call: Call,
     /// How many RUN steps compute at once.
-    pub jobs: NonZeroUsize,
+    pub jobs: Jobs,
     /// `SOURCE_DATE_EPOCH`, from `--build-arg` or the environment: seconds since the epoch.
     pub source_date_epoch: Option<i64>,
 }
@@ -106,6 +108,8 @@ pub struct Settings {
     pub colors: bool,
     /// Whether stderr shows more than ASCII, as far as the locale says.
     pub unicode: bool,
+    /// What the registry client takes from the environment.
+    pub registry: RegistrySettings,
     /// When rbuild began.
     pub now: SystemTime,
     /// Whether rbuild runs as root.
@@ -314,6 +318,9 @@ impl Settings {
                 .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
                 .is_none_or(|locale| locale.to_ascii_lowercase().replace('-', "").contains("utf8"))
                 && environment.text("TERM") != Some("linux"),
+            registry: RegistrySettings::from_environment(|name| {
+                environment.variables.get(std::ffi::OsStr::new(name)).cloned()
+            }),
             now: environment.now,
             root: environment.root,
             debug: global.debug,
@@ -401,7 +408,10 @@ impl BuildRequest {
             cache_from: caches("--cache-from", &arguments.cache_from)?,
             cache_to: caches("--cache-to", &arguments.cache_to)?,
             call,
-            jobs: arguments.jobs.unwrap_or(environment.processors),
+            jobs: match arguments.jobs {
+                Some(limit) => Jobs::Limit(limit.get()),
+                None => Jobs::Cores(environment.processors.get()),
+            },
             source_date_epoch,
             build_args,
             settings,

@@ -15,7 +15,7 @@ use crate::sandbox::{SandboxMount, SandboxMountSource};
 use crate::tree::Output;
 
 /// A secret of the caller, read only when a step asks for it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The bytes of a file.
     File(PathBuf),
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// An SSH agent of the caller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshAgent {
     /// Its socket.
     pub socket: PathBuf,

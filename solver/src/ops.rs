@@ -128,7 +128,7 @@ impl Worker {
             created: self.surroundings.now,
             last_used: self.surroundings.now,
         };
-        let state = Arc::clone(&self.surroundings.state);
+        let state = self.surroundings.state.clone();
         blocking(move || state.index().insert(&keys, &record).map_err(Cause::state)).await
     }
 
@@ -153,7 +153,7 @@ impl Worker {
         for input in &inputs {
             sources.push(self.source(input, &work.task).await?);
         }
-        let (op, state) = (op.clone(), Arc::clone(&self.surroundings.state));
+        let (op, state) = (op.clone(), self.surroundings.state.clone());
         let (plan, checksum) = blocking(move || {
             let plan = file::plan(&op, &base_view, &sources, &state)?;
             let checksum = plan.checksum()?;
@@ -169,7 +169,7 @@ impl Worker {
             self.record(work, keys, &snapshot, &digests).await?;
             return Ok(base.with(snapshot));
         }
-        let state = Arc::clone(&self.surroundings.state);
+        let state = self.surroundings.state.clone();
         let snapshot = blocking(move || {
             let draft = state.snapshots().draft().map_err(Cause::state)?;
             plan.execute(&draft.folder())?;

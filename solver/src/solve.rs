@@ -29,7 +29,7 @@ use crate::tree::{Output, Tree};
 /// Everything around the graph: where results are kept, who does the work, what the caller lends.
 pub struct Surroundings {
     /// Results and their records.
-    pub state: Arc<StateFolder>,
+    pub state: StateFolder,
     /// Runs commands.
     pub sandbox: Arc<dyn Sandbox>,
     /// Fetches layers of base images.

@@ -107,7 +107,7 @@ impl World {
     pub(crate) fn new(state: &Path, jobs: Jobs) -> Self {
         let (sandbox, told) = (Arc::new(FakeSandbox::default()), Arc::new(Told::default()));
         let surroundings = Surroundings {
-            state: Arc::new(StateFolder::open(state).unwrap()),
+            state: StateFolder::open(state).unwrap(),
             sandbox: sandbox.clone(),
             images: Arc::new(Nowhere),
             http: Arc::new(Nowhere),

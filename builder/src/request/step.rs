@@ -3,39 +3,14 @@
 //! found before anything is built.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use rbuild_solver::graph::{NetworkMode, Ulimit};
+use rbuild_solver::mount::{Secret, SshAgent};
 
 use super::{Environment, UsageError, csv};
-
-/// A secret of the caller. Shown, it shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// What a file holds; read when a step asks for it.
-    File(PathBuf),
-    /// What an environment variable held.
-    Value(Vec<u8>),
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Value(_) => f.write_str("Value(…)"),
-        }
-    }
-}
-
-/// An SSH agent of the caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SshAgent {
-    /// Its socket.
-    pub socket: PathBuf,
-}
 
 /// What steps get only after the caller allowed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,6 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_cache::digest::Digest;
@@ -55,7 +54,7 @@ impl Worker {
                 None => None,
             };
             let (folder, path, state) =
-                (folder.clone(), path.clone(), Arc::clone(&self.surroundings.state));
+                (folder.clone(), path.clone(), self.surroundings.state.clone());
             let (id, mode, uid, gid) = (id.clone(), *mode, *uid, *gid);
             blocking(move || {
                 let fresh = Fresh { folder: &folder, id: &id, mode, uid, gid };

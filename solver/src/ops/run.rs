@@ -108,7 +108,7 @@ impl Worker {
             Output::Tree(tree) => file::SourceTree::tree(self.view(tree, &work.task).await?),
             Output::Folder(folder) => file::SourceTree::context(folder)?,
         };
-        let state = Arc::clone(&self.surroundings.state);
+        let state = self.surroundings.state.clone();
         let digest = blocking(move || {
             let mut hasher = rbuild_cache::digest::Hasher::new();
             for path in paths {
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     async fn imported(&self, work: &Work<'_>, folder: Folder, path: String) -> Result<Tree, Cause> {
-        let state = Arc::clone(&self.surroundings.state);
+        let state = self.surroundings.state.clone();
         let now = self.surroundings.now;
         let name = work.vertex.name.clone();
         blocking(move || {
@@ -197,7 +197,7 @@ impl Worker {
         if status != ExitStatus::Code(0) {
             return Err(Cause::Exit { command: shown(&op.args), status, tail: output.tail() });
         }
-        let state = Arc::clone(state);
+        let state = state.clone();
         blocking(move || {
             state.snapshots().commit_active(&SnapshotId::random(), active).map_err(Cause::state)
         })
