@@ -20,6 +20,7 @@ mod registry;
 mod token_server;
 
 mod bad_input;
+mod bases;
 mod caching;
 mod calculator;
 mod django;
