@@ -1,7 +1,298 @@
 //! Layers: a folder in overlayfs form, and the tar it is sent as.
+//!
+//! [`unpack`] turns the blob of a layer into a snapshot, [`export`] a snapshot into a blob. Both do
+//! their work once, however often and from however many processes they are asked.
 
+pub mod apply;
 pub mod compress;
 pub mod content;
 pub mod entries;
+pub mod pack;
 pub mod tar_reader;
 pub mod whiteout;
+
+use std::io::{self, Read};
+
+use serde::{Deserialize, Serialize};
+
+pub use apply::{Applied, ApplyError, Limits, apply};
+pub use compress::{Compression, decompress};
+pub use pack::{PackError, PackOptions, pack};
+
+use crate::digest::{DiffId, Digest, Hasher};
+use crate::index::IndexError;
+use crate::oci::{Descriptor, MediaType};
+use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
+use crate::state::StateFolder;
+use crate::store::StoreError;
+
+/// Says why a layer could not be unpacked or packed.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Its tar is wrong.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// It unpacks to something else than the image's config says.
+    #[error(
+        "the layer's uncompressed bytes have digest `{found}`, but its image says `{expected}`"
+    )]
+    DiffId {
+        /// The config's diff id.
+        expected: DiffId,
+        /// The stream's.
+        found: DiffId,
+    },
+    /// Its snapshot is not there.
+    #[error("snapshot `{0}` is missing")]
+    Missing(SnapshotId),
+    /// It could not be packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Its blob is missing or damaged, or could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its snapshot could not be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The index could not be asked.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The snapshot to which the layer in the blob `blob` unpacks. Both the blob's digest and the
+/// layer's are checked.
+pub fn unpack(
+    state: &StateFolder,
+    blob: &Descriptor,
+    diff_id: &DiffId,
+    limits: &Limits,
+) -> Result<Snapshot, LayerError> {
+    if let Some(snapshot) = state.snapshots().get(&SnapshotId::of_layer(diff_id))? {
+        return Ok(snapshot);
+    }
+    let stream = state.blobs().reader(blob)?;
+    unpack_stream(state, stream, diff_id, limits).map_err(|error| {
+        // A damaged blob looks like a wrong layer; what is wrong is the blob, which goes.
+        let mut again = match state.blobs().reader(blob) {
+            Ok(again) => again,
+            Err(damaged) => return damaged.into(),
+        };
+        match io::copy(&mut again, &mut io::sink()).map_err(io::Error::downcast::<StoreError>) {
+            Err(Ok(damaged)) => damaged.into(),
+            Ok(_) | Err(Err(_)) => error,
+        }
+    })
+}
+
+/// Like [`unpack`] for a layer that is just arriving. The caller checks that the stream is the
+/// blob it should be.
+pub fn unpack_stream(
+    state: &StateFolder,
+    stream: impl Read + Send + 'static,
+    diff_id: &DiffId,
+    limits: &Limits,
+) -> Result<Snapshot, LayerError> {
+    let id = SnapshotId::of_layer(diff_id);
+    let _single = state.locks().exclusive(id.as_str())?;
+    if let Some(snapshot) = state.snapshots().get(&id)? {
+        return Ok(snapshot);
+    }
+    let draft = state.snapshots().draft()?;
+    let applied = apply(decompress(stream)?, &draft, limits)?;
+    if applied.diff_id != *diff_id {
+        return Err(LayerError::DiffId { expected: *diff_id, found: applied.diff_id });
+    }
+    for folder in &applied.implied {
+        tracing::debug!(layer = %diff_id, folder = %folder.display(), "the layer does not list it");
+    }
+    Ok(state.snapshots().commit(&id, draft)?)
+}
+
+/// A layer as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedLayer {
+    /// Its blob, which is in the content store.
+    pub descriptor: Descriptor,
+    /// The digest of its uncompressed tar.
+    pub diff_id: DiffId,
+}
+
+/// Packs and compresses a snapshot into a blob, or finds the blob that was made before.
+///
+/// `lower` are the snapshots below it, lowest first, if they are known: see
+/// [`PackOptions::lower`]. Times after `latest` are written as `latest`.
+pub fn export(
+    state: &StateFolder,
+    id: &SnapshotId,
+    lower: Option<&[SnapshotId]>,
+    compression: Compression,
+    latest: Option<i64>,
+) -> Result<ExportedLayer, LayerError> {
+    let key = memo_key(id, lower, compression, latest);
+    if let Some(known) = recall(state, &key)? {
+        return Ok(known);
+    }
+    let _single = state.locks().exclusive(&format!("export-{}", Digest::of(&key).hex()))?;
+    if let Some(known) = recall(state, &key)? {
+        return Ok(known);
+    }
+    let snapshots = state.snapshots();
+    snapshots.get(id)?.ok_or_else(|| LayerError::Missing(id.clone()))?;
+    let lower = lower.map(|lower| lower.iter().map(|id| snapshots.folder(id)).collect());
+    let options = PackOptions { latest, lower };
+    let mut compressor = compress::Compressor::new(compression, state.blobs().writer()?);
+    let (diff_id, _) = pack(&snapshots.folder(id), &options, &mut compressor)?;
+    let (digest, size) = compressor.finish()?.commit(None)?;
+    let descriptor = Descriptor::new(media_type(compression), digest, size);
+    let exported = ExportedLayer { descriptor, diff_id };
+    remember(state, &key, &exported)?;
+    Ok(exported)
+}
+
+/// Compresses the layer in `blob` anew, or finds the blob that was made before.
+pub fn recompress(
+    state: &StateFolder,
+    blob: &Descriptor,
+    diff_id: &DiffId,
+    compression: Compression,
+) -> Result<ExportedLayer, LayerError> {
+    let key = format!("{}\n{compression}", blob.digest).into_bytes();
+    if let Some(known) = recall(state, &key)? {
+        return Ok(known);
+    }
+    let mut stream =
+        HashingReader { stream: decompress(state.blobs().reader(blob)?)?, hasher: Hasher::new() };
+    let mut compressor = compress::Compressor::new(compression, state.blobs().writer()?);
+    io::copy(&mut stream, &mut compressor)?;
+    let found = DiffId(stream.hasher.digest());
+    if found != *diff_id {
+        return Err(LayerError::DiffId { expected: *diff_id, found });
+    }
+    let (digest, size) = compressor.finish()?.commit(None)?;
+    let descriptor = Descriptor::new(media_type(compression), digest, size);
+    let exported = ExportedLayer { descriptor, diff_id: *diff_id };
+    remember(state, &key, &exported)?;
+    Ok(exported)
+}
+
+struct HashingReader<R> {
+    stream: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// The media type of a layer that rbuild writes.
+pub fn media_type(compression: Compression) -> MediaType {
+    match compression {
+        Compression::None => MediaType::OciLayer,
+        Compression::Gzip { .. } => MediaType::OciLayerGzip,
+        Compression::Zstd { .. } => MediaType::OciLayerZstd,
+    }
+}
+
+/// Under which name the index remembers exported layers.
+const MEMO: &str = "exported-layer";
+
+/// Changes whenever `pack` writes other bytes for the same folder.
+const PACK_VERSION: u32 = 1;
+
+fn memo_key(
+    id: &SnapshotId,
+    lower: Option<&[SnapshotId]>,
+    compression: Compression,
+    latest: Option<i64>,
+) -> Vec<u8> {
+    let lower = lower.map_or_else(String::new, |lower| {
+        let mut hasher = Hasher::new();
+        lower.iter().for_each(|id| hasher.field(id.as_str()));
+        hasher.digest().hex()
+    });
+    format!("{PACK_VERSION}\n{id}\n{lower}\n{compression}\n{latest:?}").into_bytes()
+}
+
+fn recall(state: &StateFolder, key: &[u8]) -> Result<Option<ExportedLayer>, LayerError> {
+    let Some(bytes) = state.index().recall(MEMO, key)? else { return Ok(None) };
+    // What cannot be read is made again.
+    let Ok(known) = serde_json::from_slice::<ExportedLayer>(&bytes) else { return Ok(None) };
+    Ok(state.blobs().contains_whole(&known.descriptor)?.then_some(known))
+}
+
+fn remember(state: &StateFolder, key: &[u8], layer: &ExportedLayer) -> Result<(), LayerError> {
+    let bytes = serde_json::to_vec(layer).expect("a layer has string keys only");
+    Ok(state.index().remember(MEMO, key, &bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, StateFolder) {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        (top, state)
+    }
+
+    fn step(state: &StateFolder, fill: impl FnOnce(&Path)) -> SnapshotId {
+        let draft = state.snapshots().draft().unwrap();
+        fill(&draft.folder());
+        state.snapshots().commit(&SnapshotId::random(), draft).unwrap().id
+    }
+
+    #[test]
+    fn what_was_exported_unpacks_to_the_same_and_is_not_made_twice() {
+        let (_top, state) = state();
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
+        for compression in ["uncompressed", "gzip", "zstd"] {
+            let compression = Compression::named(compression, None).unwrap();
+            let exported = export(&state, &id, Some(&[]), compression, None).unwrap();
+            let limits = Limits::default();
+            let back = unpack(&state, &exported.descriptor, &exported.diff_id, &limits).unwrap();
+            assert_eq!(back.content, state.snapshots().get(&id).unwrap().unwrap().content);
+            assert_eq!(export(&state, &id, Some(&[]), compression, None).unwrap(), exported);
+            let anew =
+                recompress(&state, &exported.descriptor, &exported.diff_id, compression).unwrap();
+            assert_eq!(anew, exported);
+        }
+    }
+
+    #[test]
+    fn a_blob_that_is_gone_is_made_again() {
+        let (_top, state) = state();
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
+        let exported = export(&state, &id, None, Compression::default(), None).unwrap();
+        state.blobs().remove(&exported.descriptor.digest).unwrap();
+        assert_eq!(export(&state, &id, None, Compression::default(), None).unwrap(), exported);
+        assert!(state.blobs().contains(&exported.descriptor.digest).unwrap());
+    }
+
+    #[test]
+    fn a_layer_that_is_not_what_its_image_says_leaves_no_snapshot() {
+        let (_top, state) = state();
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
+        let exported = export(&state, &id, None, Compression::default(), None).unwrap();
+        let wrong = DiffId(Digest::of("other"));
+        let error = unpack(&state, &exported.descriptor, &wrong, &Limits::default()).unwrap_err();
+        assert!(matches!(error, LayerError::DiffId { .. }), "{error}");
+        assert_eq!(state.snapshots().list().unwrap(), [id]);
+        let path = state.blobs().path(&exported.descriptor.digest);
+        let mut bytes = fs_err::read(&path).unwrap();
+        bytes[60] ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+        let error = unpack(&state, &exported.descriptor, &exported.diff_id, &Limits::default())
+            .unwrap_err();
+        assert!(matches!(error, LayerError::Store(StoreError::Digest { .. })), "{error}");
+        assert!(!path.exists());
+    }
+}

@@ -180,7 +180,7 @@ pub fn xattrs_at(folder: impl AsFd, name: &OsStr) -> io::Result<Xattrs> {
     let path = path_at(folder.as_fd(), name)?;
     let mut xattrs = Vec::new();
     for name in xattr_names(&path)? {
-        if !is_own(&name) {
+        if !is_own(name.to_bytes()) {
             continue;
         }
         if let Some(value) = xattr(&path, &name)? {
@@ -241,10 +241,12 @@ fn xattr(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn is_own(name: &CStr) -> bool {
+/// Whether an extended attribute is the file's own: not a mark of overlayfs, nor a label of the
+/// machine's security module.
+pub(crate) fn is_own(name: &[u8]) -> bool {
     let foreign: [&[u8]; 4] =
         [b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"user.rbuild."];
-    !foreign.iter().any(|prefix| name.to_bytes().starts_with(prefix))
+    !foreign.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether overlayfs takes `metadata`, of `name` in `folder`, as the sign that `name` was deleted.
@@ -352,7 +354,8 @@ mod tests {
 
     #[test]
     fn marks_of_overlayfs_and_the_machine_are_not_the_files_own() {
-        let check = |name: &CStr, expected| assert_eq!(is_own(name), expected, "{name:?}");
+        let check =
+            |name: &CStr, expected| assert_eq!(is_own(name.to_bytes()), expected, "{name:?}");
         check(c"user.note", true);
         check(c"security.capability", true);
         check(c"user.overlay.opaque", false);

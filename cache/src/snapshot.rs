@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use overlay::OverlaySnapshotter;
 
 use crate::digest::{DiffId, Digest, TreeDigest};
-use crate::layer::content::{self, Content};
+use crate::layer::content::{self, Content, Known};
 use crate::remove::remove_tree;
 use crate::session::{Session, Temporary, held_names, random_name};
 
@@ -174,7 +174,7 @@ pub fn choose(committed: Committed) -> Result<Arc<dyn Snapshotter>, SnapshotErro
 #[derive(Debug)]
 pub struct Draft {
     temporary: Temporary,
-    known: Mutex<HashMap<PathBuf, Digest>>,
+    known: Mutex<Known>,
 }
 
 impl Draft {
@@ -192,7 +192,16 @@ impl Draft {
     /// Tells that the file at `path` (relative to the folder) has these bytes, so that committing
     /// need not read them.
     pub fn know(&self, path: impl Into<PathBuf>, digest: Digest) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(path.into(), digest);
+        self.known().paths.insert(path.into(), digest);
+    }
+
+    /// Like [`Draft::know`] for the file that is this inode, whatever it is called by then.
+    pub fn know_inode(&self, inode: u64, digest: Digest) {
+        self.known().inodes.insert(inode, digest);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -333,7 +342,7 @@ impl Committed {
     /// Whether a snapshot of an earlier boot is whole; if so, this is noted for the rest of this
     /// boot.
     fn survived(&self, id: &SnapshotId, meta: &Meta) -> Result<bool, SnapshotError> {
-        let Content { digest, size } = content::of_folder(&self.folder(id), &HashMap::new())?;
+        let Content { digest, size } = content::of_folder(&self.folder(id), &Known::default())?;
         if digest != meta.content || size != meta.size {
             return Ok(false);
         }

@@ -28,18 +28,33 @@ pub struct Content {
     pub size: u64,
 }
 
-/// What `folder` contains. The digests of some files may be `known`, by relative path.
-pub fn of_folder(folder: &Path, known: &HashMap<PathBuf, Digest>) -> io::Result<Content> {
+/// Digests of files that need not be read.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// By path relative to the layer's folder.
+    pub paths: HashMap<PathBuf, Digest>,
+    /// By inode.
+    pub inodes: HashMap<u64, Digest>,
+}
+
+impl Known {
+    fn of(&self, entry: &Entry) -> Option<Digest> {
+        self.inodes.get(&entry.inode).or_else(|| self.paths.get(&entry.path)).copied()
+    }
+}
+
+/// What `folder` contains. The digests of some files may be `known`.
+pub fn of_folder(folder: &Path, known: &Known) -> io::Result<Content> {
     let entries = entries(folder)?;
     let size = entries.iter().map(file_size).sum();
     let digest_of = |entry: &Entry| match entry.kind {
-        Kind::File { .. } => match known.get(&entry.path) {
-            Some(digest) => Ok(Some(*digest)),
+        Kind::File { .. } => match known.of(entry) {
+            Some(digest) => Ok(Some(digest)),
             None => Ok(Some(Digest::of_stream(File::open(folder.join(&entry.path))?)?.0)),
         },
         _ => Ok(None),
     };
-    let unknown = entries.iter().filter(|entry| !known.contains_key(&entry.path));
+    let unknown = entries.iter().filter(|entry| known.of(entry).is_none());
     let work: u64 = unknown.map(|entry| file_size(entry) + (4 << 10)).sum();
     let files: Vec<Option<Digest>> = if work < WORTH_SHARING {
         entries.iter().map(digest_of).collect::<io::Result<_>>()?
@@ -94,7 +109,7 @@ mod tests {
     fn digest(fill: impl FnOnce(&Path)) -> TreeDigest {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
-        of_folder(folder.path(), &HashMap::new()).unwrap().digest
+        of_folder(folder.path(), &Known::default()).unwrap().digest
     }
 
     #[test]
@@ -148,8 +163,11 @@ mod tests {
     fn known_digests_spare_reading() {
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join("a"), "text").unwrap();
-        let read = of_folder(folder.path(), &HashMap::new()).unwrap();
-        let known = |text: &str| HashMap::from([(PathBuf::from("a"), Digest::of(text))]);
+        let read = of_folder(folder.path(), &Known::default()).unwrap();
+        let known = |text: &str| Known {
+            paths: HashMap::from([(PathBuf::from("a"), Digest::of(text))]),
+            ..Known::default()
+        };
         assert_eq!(of_folder(folder.path(), &known("text")).unwrap(), read);
         assert_ne!(of_folder(folder.path(), &known("other")).unwrap(), read);
         assert_eq!(read.size, 4);

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use rustix::fs::{FileType, Stat, lstat};
 use rustix::io::Errno;
 
-use super::whiteout::{Marks, at, is_mark, is_whiteout};
+use super::whiteout::{Marks, at, is_whiteout};
+use crate::metadata::is_own;
 
 /// Below this many folders or files, handing them to other threads costs more than it saves.
 const WORTH_SHARING: usize = 8;
@@ -33,6 +34,8 @@ pub struct Entry {
     pub mtime: (i64, u32),
     /// Extended attributes by name, without overlayfs's own.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Which file of its file system it is.
+    pub inode: u64,
 }
 
 /// What a path of a layer is.
@@ -142,6 +145,7 @@ fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
         gid: stat.st_gid,
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         xattrs,
+        inode: stat.st_ino,
     };
     Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
 }
@@ -176,7 +180,7 @@ fn xattrs(path: &Path) -> io::Result<(Xattrs, bool)> {
     let opaque_mark = Marks::of_this_process().opaque().as_bytes();
     let (mut xattrs, mut opaque) = (Vec::new(), false);
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        if is_mark(name) && name != opaque_mark {
+        if !is_own(name) && name != opaque_mark {
             continue;
         }
         let value =
