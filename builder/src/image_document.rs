@@ -15,7 +15,7 @@ use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use serde::Deserialize;
 
 /// How many indexes may be inside one another.
-const DEEPEST: usize = 4;
+pub const DEEPEST: usize = 4;
 
 /// An index or a manifest.
 #[derive(Clone, Debug, PartialEq)]

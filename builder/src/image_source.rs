@@ -188,8 +188,43 @@ impl Images {
         self.state.blobs().put(bytes).map(drop)
     }
 
+    /// The state folder.
+    pub fn state(&self) -> &StateFolder {
+        &self.state
+    }
+
+    /// The registry client.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The image in whose repository `location` says that something is.
+    pub fn image_at(location: &str) -> Option<ImageRef> {
+        location.strip_prefix(REGISTRY)?.parse().ok()
+    }
+
+    /// Makes sure that a blob of an image at `location` is in the local content store.
+    pub async fn fetch_blob(
+        &self,
+        location: &str,
+        descriptor: &Descriptor,
+        task: &Task,
+    ) -> Result<(), ImageSourceError> {
+        if let Some(name) = location.strip_prefix(REGISTRY) {
+            let image: ImageRef = name.parse().map_err(plain)?;
+            return self.fetch_remote(&image, descriptor, task).await;
+        }
+        if let Some(path) = location.strip_prefix(LAYOUT) {
+            let (layout, store) = (OciLayout::open(&PathBuf::from(path))?, self.state.blobs());
+            let (descriptor, store) = (descriptor.clone(), store.clone());
+            let copied = tokio::task::spawn_blocking(move || layout.fetch(&descriptor, &store));
+            return Ok(copied.await.map_err(plain)??);
+        }
+        self.fetch_local(descriptor, task).await
+    }
+
     /// A document that is here, by digest alone.
-    fn stored(&self, digest: &Digest) -> Option<Vec<u8>> {
+    pub fn stored(&self, digest: &Digest) -> Option<Vec<u8>> {
         let size = self.state.blobs().open(digest).ok()?.metadata().ok()?.len();
         let media_type = rbuild_cache::oci::MediaType::OciManifest;
         self.state.blobs().read(&Descriptor::new(media_type, *digest, size)).ok()
@@ -249,18 +284,7 @@ impl ImageSource for Images {
         layer: &ImageLayer,
         task: &Task,
     ) -> Result<(), ImageSourceError> {
-        let descriptor = &layer.descriptor;
-        if let Some(name) = location.strip_prefix(REGISTRY) {
-            let image: ImageRef = name.parse().map_err(plain)?;
-            return self.fetch_remote(&image, descriptor, task).await;
-        }
-        if let Some(path) = location.strip_prefix(LAYOUT) {
-            let (layout, store) = (OciLayout::open(&PathBuf::from(path))?, self.state.blobs());
-            let (descriptor, store) = (descriptor.clone(), store.clone());
-            let copied = tokio::task::spawn_blocking(move || layout.fetch(&descriptor, &store));
-            return Ok(copied.await.map_err(plain)??);
-        }
-        self.fetch_local(descriptor, task).await
+        self.fetch_blob(location, &layer.descriptor, task).await
     }
 }
 

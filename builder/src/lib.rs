@@ -5,6 +5,7 @@ pub mod command;
 pub mod error;
 pub mod image_document;
 pub mod image_source;
+pub mod image_transfer;
 mod metadata;
 pub mod oci_layout;
 pub mod progress;

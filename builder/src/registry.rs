@@ -10,8 +10,10 @@ pub mod clients;
 pub mod credentials;
 pub mod error;
 pub mod hosts;
+pub mod login;
 pub mod proxy;
 pub mod pull;
+pub mod push;
 pub mod retry;
 pub mod settings;
 pub mod sink;
@@ -24,6 +26,7 @@ pub use error::RegistryError;
 pub use settings::RegistrySettings;
 
 use pull::Puller;
+use push::Pusher;
 use transport::Transport;
 
 /// Speaks to registries. Cheap to clone.
@@ -31,18 +34,28 @@ use transport::Transport;
 pub struct Registry {
     transport: Arc<Transport>,
     puller: Arc<Puller>,
+    pusher: Arc<Pusher>,
 }
 
 impl Registry {
     /// A client with these settings. It does nothing yet.
     pub fn new(settings: RegistrySettings) -> Self {
         let transport = Arc::new(Transport::new(Arc::new(settings)));
-        Self { puller: Arc::new(Puller::new(transport.clone())), transport }
+        Self {
+            puller: Arc::new(Puller::new(transport.clone())),
+            pusher: Arc::new(Pusher::new(transport.clone())),
+            transport,
+        }
     }
 
     /// What reads.
     pub fn puller(&self) -> &Puller {
         &self.puller
+    }
+
+    /// What writes.
+    pub fn pusher(&self) -> &Pusher {
+        &self.pusher
     }
 
     /// What carries requests.

@@ -90,11 +90,18 @@ pub struct Sent {
     begun: Instant,
     bytes: AtomicU64,
     last_millis: AtomicU64,
+    /// Why the body could not be read to its end.
+    fault: Mutex<Option<std::io::Error>>,
 }
 
 impl Default for Sent {
     fn default() -> Self {
-        Self { begun: Instant::now(), bytes: AtomicU64::new(0), last_millis: AtomicU64::new(0) }
+        Self {
+            begun: Instant::now(),
+            bytes: AtomicU64::new(0),
+            last_millis: AtomicU64::new(0),
+            fault: Mutex::default(),
+        }
     }
 }
 
@@ -110,6 +117,16 @@ impl Sent {
     pub fn idle(&self) -> Duration {
         let last = Duration::from_millis(self.last_millis.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(last)
+    }
+
+    /// Notes that the body could not be read on.
+    pub fn fail(&self, fault: std::io::Error) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    /// Why the body could not be read on: then that is why the exchange failed.
+    fn fault(&self) -> Option<Cause> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map(Cause::Local)
     }
 
     /// How long the host may take to answer: it stores the body meanwhile.
@@ -135,7 +152,9 @@ pub async fn exchange(
             return Err(Cause::Stalled(patience));
         }
         match tokio::time::timeout(left, &mut answer).await {
-            Ok(result) => return result.map_err(|e| cause_of(&e)),
+            Ok(result) => {
+                return result.map_err(|e| sent.fault().unwrap_or_else(|| cause_of(&e)));
+            }
             Err(_) => continue,
         }
     }

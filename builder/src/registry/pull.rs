@@ -259,7 +259,7 @@ impl Puller {
         source: &Source,
         descriptor: &Descriptor,
         sink: &mut Sink,
-        gauge: &Gauge<'_>,
+        gauge: &Gauge,
     ) -> Result<(), Cause> {
         let mut patience = self.patience(&source.endpoint);
         while sink.position() < descriptor.size {
@@ -288,7 +288,7 @@ impl Puller {
         source: &Source,
         descriptor: &Descriptor,
         sink: &mut Sink,
-        gauge: &Gauge<'_>,
+        gauge: &Gauge,
         patience: &mut Patience,
     ) -> Result<(), Cause> {
         let (from, size) = (sink.position(), descriptor.size);
@@ -398,7 +398,7 @@ impl Puller {
         start: u64,
         descriptor: &Descriptor,
         sink: &mut Sink,
-        gauge: &Gauge<'_>,
+        gauge: &Gauge,
     ) -> Result<(), Cause> {
         let mut position = start;
         while let Some(mut piece) = transport::next_piece(&mut response, SILENCE).await? {

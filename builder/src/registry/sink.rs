@@ -2,8 +2,7 @@
 //! channel to a thread that writes and hashes.
 
 use std::io::Write as _;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,22 +103,22 @@ impl Sink {
 }
 
 /// Tells how far a blob is, not too often.
-#[derive(Debug)]
-pub struct Gauge<'a> {
-    task: &'a Task,
+#[derive(Clone, Debug)]
+pub struct Gauge {
+    task: Task,
     part: String,
     total: u64,
-    told: Mutex<Instant>,
+    told: Arc<Mutex<Instant>>,
 }
 
-impl<'a> Gauge<'a> {
+impl Gauge {
     /// Tells `task` about the blob that `descriptor` names.
-    pub fn new(task: &'a Task, descriptor: &Descriptor) -> Self {
+    pub fn new(task: &Task, descriptor: &Descriptor) -> Self {
         let gauge = Self {
-            task,
+            task: task.clone(),
             part: descriptor.digest.to_string(),
             total: descriptor.size,
-            told: Mutex::new(Instant::now()),
+            told: Arc::new(Mutex::new(Instant::now())),
         };
         gauge.tell(0, false);
         gauge

@@ -185,6 +185,17 @@ impl Transport {
         }
     }
 
+    /// Sends `call` once, whatever comes of it: what went before it must be done anew, too. The
+    /// answer may be a passing fault.
+    pub async fn send_once(
+        &self,
+        call: &Call<'_>,
+        left: Duration,
+        sent: &Arc<Sent>,
+    ) -> Result<Response, Cause> {
+        self.attempt(call, left, sent).await
+    }
+
     /// Sends `call` once, in the scheme that the host is known to understand, or in each that it
     /// may.
     async fn attempt(
@@ -462,31 +473,35 @@ fn pieces(
     on_sent: OnSent,
     sent: Arc<Sent>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    let (sender, receiver) = mpsc::channel(4);
+    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(4);
+    let counted = Arc::clone(&sent);
     tokio::task::spawn_blocking(move || {
         let mut reader = match open() {
             Ok(reader) => reader,
             // Nobody listens any more when sending fails: the request was given up.
-            Err(e) => return drop(sender.blocking_send(Err(e))),
+            Err(e) => {
+                sent.fail(e);
+                return drop(sender.blocking_send(Err(std::io::ErrorKind::Other.into())));
+            }
         };
         loop {
             let mut piece = vec![0; PIECE];
-            let outcome = read_full(&mut *reader, &mut piece);
-            let last = !matches!(outcome, Ok(PIECE));
-            if let Ok(0) = outcome {
-                return;
-            }
-            let message = outcome.map(|length| {
-                piece.truncate(length);
-                Bytes::from(piece)
-            });
-            if sender.blocking_send(message).is_err() || last {
+            let length = match read_full(&mut *reader, &mut piece) {
+                Ok(0) => return,
+                Ok(length) => length,
+                Err(e) => {
+                    sent.fail(e);
+                    return drop(sender.blocking_send(Err(std::io::ErrorKind::Other.into())));
+                }
+            };
+            piece.truncate(length);
+            if sender.blocking_send(Ok(Bytes::from(piece))).is_err() || length < PIECE {
                 return;
             }
         }
     });
     futures::stream::unfold(receiver, move |mut receiver| {
-        let (on_sent, sent) = (on_sent.clone(), sent.clone());
+        let (on_sent, sent) = (on_sent.clone(), counted.clone());
         async move {
             let piece = receiver.recv().await?;
             if let Ok(bytes) = &piece {

@@ -1,0 +1,129 @@
+//! `rbuild pull` and `rbuild push`: whole images between registries and the local images.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use futures::stream::FuturesUnordered;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::oci::{Descriptor, ImageRef, Platform};
+use rbuild_solver::image_source::{ImageSource as _, ImageSourceError, ResolvedImage};
+use rbuild_solver::progress::Task;
+
+use crate::image_document::{self, Document};
+use crate::image_source::{Images, ResolveMode};
+use crate::registry::push::{BlobSource, Naming, PushContent, Pushed};
+
+/// Brings the image that `name` stands for at its registry here, with all its layers, and makes it
+/// the local image of that name. One that is an index becomes its image for `platform`.
+pub async fn pull(
+    images: &Images,
+    name: &str,
+    platform: &Platform,
+    task: &Task,
+) -> Result<ResolvedImage, ImageSourceError> {
+    let image: ImageRef = name.parse().map_err(plain)?;
+    let resolved = images.resolve(name, platform, ResolveMode::Pull, task).await?;
+    let mut layers: FuturesUnordered<_> =
+        resolved.layers.iter().map(|layer| images.fetch(&resolved.location, layer, task)).collect();
+    while layers.try_next().await?.is_some() {}
+    drop(layers);
+    let manifest = images.stored(&resolved.manifest).ok_or_else(|| ImageSourceError {
+        message: format!("manifest `{}` of `{image}` was removed meanwhile", resolved.manifest),
+        hint: Some("pull it again".to_owned()),
+        source: None,
+    })?;
+    let mut descriptor = Descriptor::of(image_document::media_type(&manifest), &manifest);
+    descriptor.platform = Some(resolved.platform.clone());
+    images.state().layout().set(&[image.to_string()], &descriptor).map_err(plain)?;
+    Ok(resolved)
+}
+
+/// Sends the local image called `name` to its registry.
+pub async fn push(images: &Images, name: &str, task: &Task) -> Result<Pushed, ImageSourceError> {
+    let image: ImageRef = name.parse().map_err(plain)?;
+    let root = images.state().layout().get(&image.to_string()).map_err(plain)?;
+    let root = root.ok_or_else(|| ImageSourceError {
+        message: format!("there is no local image `{}`", image.familiar()),
+        hint: Some("`rbuild images` lists them".to_owned()),
+        source: None,
+    })?;
+    let content = content(images, &root)?;
+    let source: Arc<dyn BlobSource> = Arc::new(StoredBlobs::new(images.clone(), HashMap::new()));
+    let pusher = images.registry().pusher();
+    Ok(pusher.push(&image, Naming::Tag, &content, &source, task).await?)
+}
+
+/// Everything that the local image `root` consists of.
+pub fn content(images: &Images, root: &Descriptor) -> Result<PushContent, ImageSourceError> {
+    let mut content = PushContent { blobs: Vec::new(), manifests: Vec::new() };
+    collect(images, root, &mut content, 0)?;
+    Ok(content)
+}
+
+fn collect(
+    images: &Images,
+    descriptor: &Descriptor,
+    content: &mut PushContent,
+    depth: usize,
+) -> Result<(), ImageSourceError> {
+    if depth > image_document::DEEPEST {
+        return Err(plain(image_document::DocumentError::Deep));
+    }
+    let bytes = images.state().blobs().read(descriptor).map_err(plain)?;
+    match image_document::parse(descriptor, &bytes).map_err(plain)? {
+        Document::Index(index) => {
+            for child in &index.manifests {
+                collect(images, child, content, depth + 1)?;
+            }
+        }
+        Document::Manifest(manifest) => {
+            content.blobs.push(manifest.config);
+            content.blobs.extend(manifest.layers);
+        }
+    }
+    content.manifests.push((descriptor.clone(), Bytes::from(bytes)));
+    Ok(())
+}
+
+/// The blobs of the state folder, and those that can still be fetched into it: a push of an image
+/// whose base was never unpacked moves the base's layers only where the registry cannot mount them.
+#[derive(Debug)]
+pub struct StoredBlobs {
+    images: Images,
+    /// Where blobs that are not here can be had.
+    locations: HashMap<Digest, String>,
+}
+
+impl StoredBlobs {
+    /// The blobs of the state folder of `images`. `locations` says of blobs that may not be here
+    /// where they are: the [`ResolvedImage::location`] of their image.
+    pub fn new(images: Images, locations: HashMap<Digest, String>) -> Self {
+        Self { images, locations }
+    }
+}
+
+#[async_trait]
+impl BlobSource for StoredBlobs {
+    async fn ensure(&self, descriptor: &Descriptor, task: &Task) -> Result<(), ImageSourceError> {
+        let location = self.locations.get(&descriptor.digest).map_or("", String::as_str);
+        self.images.fetch_blob(location, descriptor, task).await
+    }
+
+    fn open(&self, descriptor: &Descriptor) -> std::io::Result<Box<dyn Read + Send>> {
+        let reader = self.images.state().blobs().reader(descriptor);
+        Ok(Box::new(reader.map_err(std::io::Error::other)?))
+    }
+
+    fn origin(&self, digest: &Digest) -> Option<ImageRef> {
+        let location = self.locations.get(digest).and_then(|location| Images::image_at(location));
+        location.or_else(|| self.images.origin(digest))
+    }
+}
+
+fn plain(error: impl std::error::Error + Send + Sync + 'static) -> ImageSourceError {
+    ImageSourceError { message: error.to_string(), hint: None, source: None }
+}
