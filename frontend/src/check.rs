@@ -24,6 +24,7 @@ pub use from::{
 pub use instruction::{
     json_args_recommended, legacy_key_value_format, multiple_instructions, workdir_relative_path,
 };
+pub(crate) use options::parse_bool;
 pub use options::{CheckOptions, CheckOptionsError};
 pub use rule::Rule;
 pub use secret::secrets_in_arg_or_env;

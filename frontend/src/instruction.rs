@@ -8,10 +8,14 @@ mod arg;
 mod command_line;
 mod copy;
 mod env;
+mod expose;
 mod from;
 mod healthcheck;
 mod onbuild;
 mod run;
+mod shell;
+mod text;
+mod volume;
 
 pub use add::Add;
 pub use arg::{Arg, ArgDeclaration};
@@ -23,9 +27,10 @@ pub use healthcheck::{Healthcheck, HealthcheckCommand};
 pub use onbuild::Onbuild;
 pub use run::{Mount, MountType, Run};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::source::Text;
-use crate::syntax::Origin;
+use crate::syntax::line::Slice;
+use crate::syntax::{BareInstruction, Origin, json};
 
 /// An instruction, and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +78,75 @@ pub enum Instruction {
     Volume(Vec<Text>),
     /// `WORKDIR`
     Workdir(Text),
+}
+
+/// What one bare instruction says.
+pub(crate) enum Parsed {
+    /// Another stage begins.
+    From(From),
+    /// Anything else.
+    Instruction(Instruction),
+}
+
+/// Reads what `bare` says.
+pub(crate) fn parse(bare: &BareInstruction) -> Result<Parsed, Diagnostic> {
+    let keyword = bare.origin.keyword.value.to_lowercase();
+    let instruction = match keyword.as_str() {
+        "from" => return From::parse(bare).map(Parsed::From),
+        "add" => Instruction::Add(Add::parse(bare)?),
+        "arg" => Instruction::Arg(Arg::parse(bare)?),
+        "cmd" => Instruction::Cmd(CommandLine::parse(bare)?),
+        "copy" => Instruction::Copy(Copy::parse(bare)?),
+        "entrypoint" => Instruction::Entrypoint(CommandLine::parse(bare)?),
+        "env" => Instruction::Env(Pair::parse(bare, "ENV")?),
+        "expose" => Instruction::Expose(expose::parse(bare)?),
+        "healthcheck" => Instruction::Healthcheck(Healthcheck::parse(bare)?),
+        "label" => Instruction::Label(Pair::parse(bare, "LABEL")?),
+        "maintainer" => Instruction::Maintainer(text::parse(bare, "MAINTAINER")?),
+        "onbuild" => Instruction::Onbuild(Onbuild::parse(bare)?),
+        "run" => Instruction::Run(Run::parse(bare)?),
+        "shell" => Instruction::Shell(shell::parse(bare)?),
+        "stopsignal" => Instruction::StopSignal(text::parse_any_flags(bare, "STOPSIGNAL")?),
+        "user" => Instruction::User(text::parse(bare, "USER")?),
+        "volume" => Instruction::Volume(volume::parse(bare)?),
+        "workdir" => Instruction::Workdir(text::parse(bare, "WORKDIR")?),
+        _ => return Err(unknown(bare)),
+    };
+    Ok(Parsed::Instruction(instruction))
+}
+
+/// The keywords, as they are suggested for misspelt ones.
+const KEYWORDS: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
+
+fn unknown(bare: &BareInstruction) -> Diagnostic {
+    let keyword = bare.origin.keyword.as_str();
+    let diagnostic = bare.error(format!("unknown instruction: {keyword}"));
+    match did_you_mean(&keyword.to_uppercase(), KEYWORDS) {
+        Some(meant) if keyword == keyword.to_lowercase() => {
+            diagnostic.label(format!("did you mean `{}`?", meant.to_lowercase()))
+        }
+        Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
+        None => diagnostic,
+    }
 }
 
 /// What makes one word of a text: expands variables and removes quotes.
@@ -148,6 +222,26 @@ impl Instruction {
             _ => Ok(()),
         }
     }
+}
+
+/// The words of `arguments`; none where there is no text.
+fn words(arguments: Slice<'_>) -> Vec<Slice<'_>> {
+    if arguments.is_empty() { Vec::new() } else { arguments.split_blanks() }
+}
+
+/// The members of the JSON array that `arguments` are, or else their words.
+fn list(arguments: Slice<'_>) -> Result<Vec<Text>, Diagnostic> {
+    Ok(match json::strings(arguments)? {
+        Some(strings) => strings,
+        None => words(arguments).into_iter().map(Slice::text).collect(),
+    })
+}
+
+/// What the comment `# name description` says of `name`.
+pub(crate) fn description(comments: &[Text], name: &str) -> Option<String> {
+    let about =
+        |comment: &Text| comment.as_str().strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
+    comments.iter().find_map(about)
 }
 
 fn expand_text(text: &mut Text, expander: &mut Expander<'_>) -> Result<(), Diagnostic> {

@@ -30,7 +30,7 @@ impl Span {
 }
 
 /// A value, and where it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spanned<T> {
     /// What was written.
     pub value: T,

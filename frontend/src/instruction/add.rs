@@ -3,6 +3,8 @@
 use super::{Expander, Sources, expand_text};
 use crate::diagnostic::Diagnostic;
 use crate::source::Text;
+use crate::syntax::BareInstruction;
+use crate::syntax::flag::{Flags, Kind};
 
 /// Files copied from the context, fetched, or unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,32 @@ pub struct Add {
 }
 
 impl Add {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+        let paths = Sources::at_least_two(bare, "ADD")?;
+        let flags = Flags::check(
+            &bare.flags,
+            &[
+                ("chown", Kind::Single),
+                ("chmod", Kind::Single),
+                ("link", Kind::Switch),
+                ("keep-git-dir", Kind::Switch),
+                ("checksum", Kind::Single),
+                ("unpack", Kind::Switch),
+                ("exclude", Kind::Repeated),
+            ],
+        )?;
+        Ok(Self {
+            sources: Sources::of(paths, bare, "ADD")?,
+            chown: flags.text("chown"),
+            chmod: flags.text("chmod"),
+            link: flags.switch("link").unwrap_or(false),
+            checksum: flags.text("checksum"),
+            keep_git_dir: flags.switch("keep-git-dir"),
+            unpack: flags.switch("unpack"),
+            exclude: flags.texts("exclude"),
+        })
+    }
+
     pub(super) fn expand(&mut self, expander: &mut Expander<'_>) -> Result<(), Diagnostic> {
         for flag in [&mut self.chown, &mut self.chmod, &mut self.checksum].into_iter().flatten() {
             expand_text(flag, expander)?;

@@ -2,7 +2,12 @@
 
 use std::fmt;
 
+use crate::diagnostic::Diagnostic;
+use crate::quote::Quoted;
 use crate::source::Text;
+use crate::syntax::BareInstruction;
+use crate::syntax::flag::{Flags, Kind};
+use crate::syntax::line::Slice;
 
 /// What a stage is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +32,37 @@ pub struct StageName {
     pub written: Text,
 }
 
+impl From {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+        let words = super::words(bare.arguments());
+        let (base, as_keyword, name) = match words.as_slice() {
+            [base] => (base, None, None),
+            [base, keyword, name] if keyword.as_str().eq_ignore_ascii_case("as") => {
+                (base, Some(keyword.text()), Some(StageName::parse(*name)?))
+            }
+            _ => return Err(bare.error("FROM requires either one or three arguments")),
+        };
+        let flags = Flags::check(&bare.flags, &[("platform", Kind::Single)])?;
+        Ok(Self { base: base.text(), name, platform: flags.text("platform"), as_keyword })
+    }
+}
+
 impl StageName {
+    fn parse(word: Slice<'_>) -> Result<Self, Diagnostic> {
+        let lower = word.as_str().to_lowercase();
+        let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
+            && lower.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'));
+        if !valid {
+            let name = Quoted(word.as_str());
+            let message = format!(
+                "invalid name for build stage: {name}, name can't start with a number or contain \
+                 symbols"
+            );
+            return Err(Diagnostic::error(message, word.span()));
+        }
+        Ok(Self { lower, written: word.text() })
+    }
+
     /// The name in lower case.
     pub fn as_str(&self) -> &str {
         &self.lower

@@ -93,6 +93,11 @@ impl<'a> Slice<'a> {
         self.slice(offset..self.as_str().len())
     }
 
+    /// Where `part`, a part of it, begins and ends in it, in bytes.
+    pub fn range_of(self, part: Slice<'_>) -> (usize, usize) {
+        (part.start - self.start, part.end - self.start)
+    }
+
     /// A copy of the text, with its place.
     pub fn text(self) -> Text {
         Text::new(self.as_str().to_owned(), self.span())

@@ -1,0 +1,25 @@
+//! `VOLUME path …`.
+
+use crate::diagnostic::Diagnostic;
+use crate::source::Text;
+use crate::syntax::BareInstruction;
+use crate::syntax::flag::Flags;
+
+pub(super) fn parse(bare: &BareInstruction) -> Result<Vec<Text>, Diagnostic> {
+    let volumes = super::list(bare.arguments())?;
+    if volumes.is_empty() {
+        return Err(bare.error("VOLUME requires at least one argument"));
+    }
+    Flags::check(&bare.flags, &[])?;
+    volumes.into_iter().map(trimmed).collect()
+}
+
+fn trimmed(volume: Text) -> Result<Text, Diagnostic> {
+    match volume.value.trim() {
+        "" => {
+            let message = "VOLUME specified can not be an empty string";
+            Err(Diagnostic::error(message, volume.span))
+        }
+        path => Ok(volume.with(path)),
+    }
+}
