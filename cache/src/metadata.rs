@@ -2,9 +2,8 @@
 //! that reads and writes them.
 //!
 //! Everything is asked of, and done to, a name in an open folder or an open file, never a joined
-//! path, so that nobody can swap a folder for a link in between. Which layer a file is of, and what
-//! overlayfs's marks mean for the merged tree, is said in `view.rs`; here is how they look on disk
-//! (kernel, Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
+//! path, so that nobody can swap a folder for a link in between. What overlayfs's marks look like
+//! is said in `layer/whiteout.rs`, what they mean for a tree in `view.rs`.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -13,6 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+
+use crate::layer::whiteout::{self, Marks};
 
 /// The longest list of names, or value, of extended attributes that Linux allows, in bytes.
 const XATTR_MAX: usize = 64 * 1024;
@@ -127,6 +128,11 @@ impl Metadata {
     /// Whether it is a symbolic link.
     pub fn is_symlink(&self) -> bool {
         self.file_type == FileType::Symlink
+    }
+
+    /// Whether overlayfs takes it as the sign that what is below was deleted.
+    pub fn is_whiteout(&self) -> bool {
+        self.file_type == FileType::CharDevice && self.device == 0
     }
 
     /// Whether `self` and `other` are one file, unchanged since.
@@ -244,72 +250,32 @@ fn xattr(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 /// Whether an extended attribute is the file's own: not a mark of overlayfs, nor a label of the
 /// machine's security module.
 pub(crate) fn is_own(name: &[u8]) -> bool {
-    let foreign: [&[u8]; 4] =
-        [b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"user.rbuild."];
-    !foreign.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Whether overlayfs takes `metadata`, of `name` in `folder`, as the sign that `name` was deleted.
-pub fn is_whiteout(folder: impl AsFd, name: &OsStr, metadata: &Metadata) -> io::Result<bool> {
-    match metadata.file_type {
-        FileType::CharDevice => Ok(metadata.device == 0),
-        FileType::File if metadata.size == 0 => {
-            has_mark(folder.as_fd(), name, &[c"user.overlay.whiteout", c"trusted.overlay.whiteout"])
-        }
-        FileType::File
-        | FileType::Directory
-        | FileType::Symlink
-        | FileType::Fifo
-        | FileType::Socket
-        | FileType::BlockDevice => Ok(false),
-    }
+    !whiteout::is_mark(name) && name != b"security.selinux"
 }
 
 /// Whether the folder `name` in `folder` hides what layers below have in it.
+///
+/// The first look is at the names of all attributes at once: folders without any, which is nearly
+/// all of them, cost one system call.
 pub fn is_opaque(folder: impl AsFd, name: &OsStr) -> io::Result<bool> {
-    has_mark(folder.as_fd(), name, &[c"trusted.overlay.opaque", c"user.overlay.opaque"])
-}
-
-/// The first look is at all names at once: files without any attribute, which is nearly all of
-/// them, cost one system call.
-fn has_mark(folder: BorrowedFd<'_>, name: &OsStr, marks: &[&CStr]) -> io::Result<bool> {
-    let path = path_at(folder, name)?;
+    let path = path_at(folder.as_fd(), name)?;
     match rustix::fs::llistxattr_query(&*path) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(false),
         Ok(_) => {}
         Err(error) => return Err(error.into()),
     }
-    for mark in marks {
-        let mut value = [0_u8; 2];
-        match rustix::fs::lgetxattr(&*path, *mark, &mut value) {
-            // A whiteout's mark has any value; an opaque folder's must be `y` (`x` says that
-            // whiteouts are in it).
-            Ok(length) => {
-                if mark.to_bytes().ends_with(b"whiteout") || value[..length] == *b"y" {
-                    return Ok(true);
-                }
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => {}
-            Err(error) => return Err(error.into()),
-        }
+    let mut value = [0_u8; 2];
+    match rustix::fs::lgetxattr(&*path, Marks::of_this_process().opaque(), &mut value) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    Ok(false)
 }
 
 /// Makes an open folder hide what layers below have in it.
-///
-/// The mark is one that only root may set where that is allowed, otherwise one for mounts with
-/// `userxattr`: the same rights decide how the layer is mounted later.
 pub fn mark_opaque(folder: impl AsFd) -> io::Result<()> {
-    let folder = folder.as_fd();
-    match rustix::fs::fsetxattr(folder, c"trusted.overlay.opaque", b"y", XattrFlags::empty()) {
-        Ok(()) => Ok(()),
-        Err(Errno::PERM | Errno::OPNOTSUPP) => {
-            let mark = c"user.overlay.opaque";
-            Ok(rustix::fs::fsetxattr(folder, mark, b"y", XattrFlags::empty())?)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let mark = Marks::of_this_process().opaque();
+    Ok(rustix::fs::fsetxattr(folder, mark, b"y", XattrFlags::empty())?)
 }
 
 /// Sets owner, then mode (in that order: a new owner takes setuid and setgid away) of an open file

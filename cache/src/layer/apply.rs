@@ -252,7 +252,7 @@ impl<'a> Unpacker<'a> {
     /// lower layers have there.
     fn make_folder(&mut self, place: &Place<'_>) -> Result<(), Failure> {
         let hides = match Metadata::at(place.parent, place.name)? {
-            Some(there) => metadata::is_whiteout(place.parent, place.name, &there)?,
+            Some(there) => there.is_whiteout(),
             None => false,
         };
         let mode = Mode::from_raw_mode(0o700);
@@ -332,7 +332,7 @@ impl<'a> Unpacker<'a> {
         if target.is_directory() {
             return Err(Failure::Why("is a hard link to a folder"));
         }
-        if metadata::is_whiteout(&parent, name, &target)? {
+        if target.is_whiteout() {
             return Err(MISSING);
         }
         let there = Metadata::at(place.parent, place.name)?;
