@@ -110,9 +110,9 @@ impl Entry {
         &self.metadata
     }
 
-    /// Whether nothing below the highest layer shows through this directory.
-    pub fn is_of_one_layer(&self) -> bool {
-        self.below.is_empty()
+    /// The layer that shows it, counted from the highest.
+    pub fn layer(&self) -> usize {
+        self.layer
     }
 
     fn layers(&self) -> impl Iterator<Item = usize> {

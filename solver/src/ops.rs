@@ -172,7 +172,9 @@ impl Worker {
         let state = self.surroundings.state.clone();
         let snapshot = blocking(move || {
             let draft = state.snapshots().draft().map_err(Cause::state)?;
-            plan.execute(&draft.folder())?;
+            for (path, digest) in plan.execute(&draft.folder())? {
+                draft.know(path, digest);
+            }
             state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
         })
         .await?;

@@ -1,101 +1,963 @@
-//! File ops: what COPY, ADD, WORKDIR and heredocs write.
+//! File ops: what COPY, ADD, WORKDIR and heredocs write, as one new layer folder.
+//!
+//! In two halves. [`plan`] looks at everything that the op reads and comes to a checksum, under
+//! which the result may be known already; [`Plan::execute`] writes. Nothing is mounted: the
+//! destination is looked up in a merged view of the layers below, and what is written goes into the
+//! layer folder in overlayfs's form.
+//!
+//! Which files, under which names, modes, owners and times: as BuildKit's file backend and copier
+//! have it (solver/llbsolver/file/backend.go, tonistiigi/fsutil/copy), down to the traps listed in
+//! `testdata`. Other than there, a failed build says which path was meant.
 
-use std::path::Path;
+mod copy;
+mod destination;
+mod mode;
+pub mod owner;
+mod select;
 
-use rbuild_cache::digest::Digest;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_cache::checksum::{self, ChecksumError, FileMemo};
+use rbuild_cache::digest::{Digest, Hasher};
+use rbuild_cache::pattern::{PatternError, PatternMatcher};
 use rbuild_cache::state::StateFolder;
-use rbuild_cache::view::View;
+use rbuild_cache::view::{View, ViewError};
 
-use crate::graph::FileOp;
+use self::destination::Destination;
+use self::mode::Chmod;
+use self::select::{Content, Selection};
+use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange};
 use crate::tree::Folder;
 
-/// Who a command runs as.
-pub mod owner {
-    use rbuild_cache::view::View;
+/// Says why files could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A source that does not exist, or that `.dockerignore` hides.
+    #[error("{0:?}: not found")]
+    NotFound(String),
+    /// A destination that leads through something that is no directory.
+    #[error("mkdir {}: not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// A directory is to be copied where something else is.
+    #[error("cannot copy to non-directory: {}", .0.display())]
+    CopyToNonDirectory(PathBuf),
+    /// A file is to be copied where a directory is.
+    #[error("cannot replace to directory {} with file", .0.display())]
+    ReplaceDirectory(PathBuf),
+    /// A user by name where there is no `/etc/passwd` to know it from.
+    #[error("invalid user index: -1 (`{0}` cannot be looked up in an empty tree)")]
+    NoUserFile(String),
+    /// `USER` that `/etc/passwd` does not know.
+    #[error("unable to find user {0}: no matching entries in passwd file")]
+    UnknownUser(String),
+    /// `USER name:group` that `/etc/group` does not know.
+    #[error("unable to find group {0}: no matching entries in group file")]
+    UnknownGroup(String),
+    /// A number in `/etc/passwd` or `/etc/group` is none.
+    #[error("`{0}` is not a user or group number")]
+    BadId(String),
+    /// A file of the image that rbuild reads is larger than it may be.
+    #[error("`{path}` exceeds {limit} bytes")]
+    TooLarge {
+        /// Which.
+        path: String,
+        /// How large it may be.
+        limit: u64,
+    },
+    /// `--chmod` with a mode that makes no sense.
+    #[error("invalid mode `{0}`")]
+    Mode(String),
+    /// The context is not what it was when it was hashed.
+    #[error("`{}` changed during the build", .0.display())]
+    Changed(PathBuf),
+    /// A character device 0:0, which in a layer means that a file was deleted.
+    #[error("cannot copy `{}`: a layer cannot hold a device 0:0", .0.display())]
+    Whiteout(PathBuf),
+    /// A pattern that makes no sense.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A tree could not be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The system refused.
+    #[error("cannot write `{}`", path.display())]
+    Io {
+        /// The path in the tree.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A source could not be hashed.
+    #[error(transparent)]
+    Checksum(ChecksumError),
+    /// The state folder failed.
+    #[error("cannot use the state folder")]
+    State(#[source] io::Error),
+}
 
-    use super::FileError;
-    use crate::sandbox::Credentials;
-
-    /// A user of an image.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Account {
-        /// User, group and supplementary groups.
-        pub credentials: Credentials,
-        /// The home folder.
-        pub home: String,
+impl FileError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: Path::new("/").join(path), source }
     }
+}
 
-    /// The account called `user[:group]` in the tree `view`.
-    pub fn account(_view: &View, user: &str) -> Result<Account, FileError> {
-        match user {
-            "0" | "root" => {
-                Ok(Account { credentials: Credentials::default(), home: "/root".into() })
+impl From<ChecksumError> for FileError {
+    fn from(error: ChecksumError) -> Self {
+        match error {
+            ChecksumError::NotFound { path } => Self::NotFound(path),
+            ChecksumError::View(error) => Self::View(error),
+            error @ (ChecksumError::Changing(_) | ChecksumError::Read { .. }) => {
+                Self::Checksum(error)
             }
-            _ => Err(FileError::NotYet("users other than root")),
         }
     }
 }
 
-/// Why files could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// Not there yet.
-    #[error("{0} are not there yet")]
-    NotYet(&'static str),
-}
-
-/// What a file op reads.
+/// A tree that files are copied from.
 #[derive(Clone, Debug)]
-pub struct SourceTree(View);
+pub struct SourceTree {
+    view: View,
+    /// The name of the context, for its memo of digests; none for trees of the state folder.
+    context: Option<String>,
+}
 
 impl SourceTree {
     /// A tree of the state folder.
     pub fn tree(view: View) -> Self {
-        Self(view)
+        Self { view, context: None }
     }
 
-    /// A folder of the caller.
-    pub fn context(_folder: &Folder) -> Result<Self, FileError> {
-        Err(FileError::NotYet("contexts"))
+    /// A folder of the caller's.
+    pub fn context(folder: &Folder) -> Result<Self, FileError> {
+        let ignore = PatternMatcher::new(&folder.ignore)?;
+        // The same context name means another folder in another build.
+        let root = folder.root.as_os_str().as_encoded_bytes();
+        let context = Digest::of(root).hex();
+        Ok(Self { view: View::folder(folder.root.clone(), ignore), context: Some(context) })
+    }
+
+    fn memo(&self, state: &StateFolder) -> Result<FileMemo, FileError> {
+        let Some(context) = &self.context else { return Ok(FileMemo::none()) };
+        let folder = state.folder("context").map_err(FileError::State)?;
+        Ok(FileMemo::open(folder.join(context)))
     }
 }
 
-/// What a file op is going to write.
+/// What a file op is going to write: everything it reads has been looked at.
 #[derive(Debug)]
-pub struct Plan;
+pub struct Plan {
+    base: View,
+    steps: Vec<Step>,
+}
 
-impl Plan {
-    /// The checksum of all it reads, without times.
-    pub fn checksum(&self) -> Result<Digest, FileError> {
-        Err(FileError::NotYet("file ops"))
-    }
+#[derive(Debug)]
+enum Step {
+    Mkdir { path: String, mode: u32, parents: bool, owner: (u32, u32), time: Option<i64> },
+    WriteFile { path: String, mode: u32, owner: (u32, u32), data: Vec<u8> },
+    Copy(CopyStep),
+}
 
-    /// Writes it into the layer folder `folder`.
-    pub fn execute(self, _folder: &Path) -> Result<(), FileError> {
-        Err(FileError::NotYet("file ops"))
-    }
+/// Copies from one source, which may name several files.
+#[derive(Debug)]
+struct CopyStep {
+    destination: String,
+    owner: Option<(u32, u32)>,
+    mode: Option<Chmod>,
+    times: Option<i64>,
+    replace_symlinks: bool,
+    /// A directory's content is copied, not the directory.
+    contents: bool,
+    from: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Selection(Selection),
+    Inline { name: String, data: Vec<u8> },
 }
 
 /// Looks at what `op` reads.
+///
+/// Input 0 is `base`, and input n is the nth of `sources`, counted from one. May read many files:
+/// call it where blocking is fine.
 pub fn plan(
-    _op: &FileOp,
-    _base: &View,
-    _sources: &[SourceTree],
-    _state: &StateFolder,
+    op: &FileOp,
+    base: &View,
+    sources: &[SourceTree],
+    state: &StateFolder,
 ) -> Result<Plan, FileError> {
-    Err(FileError::NotYet("file ops"))
+    let mut memos = Memos { state, open: Vec::new() };
+    let mut steps = Vec::new();
+    for action in &op.actions {
+        match action {
+            FileAction::Mkdir(mkdir) => steps.push(Step::Mkdir {
+                path: mkdir.path.clone(),
+                mode: mkdir.mode & 0o777,
+                parents: mkdir.parents,
+                owner: resolved_owner(base, mkdir.owner.as_ref())?.unwrap_or_default(),
+                time: mkdir.time,
+            }),
+            FileAction::WriteFile(file) => steps.push(Step::WriteFile {
+                path: file.path.clone(),
+                mode: file.mode & 0o777,
+                owner: resolved_owner(base, file.owner.as_ref())?.unwrap_or_default(),
+                data: file.data.clone(),
+            }),
+            FileAction::Copy(copy) => {
+                let from = match &copy.from {
+                    CopySource::Input(0) => Some(&SourceTree::tree(base.clone())),
+                    CopySource::Input(input) => Some(&sources[*input - 1]),
+                    CopySource::Inline(_) => None,
+                };
+                plan_copy(copy, base, from, &mut memos, &mut steps)?;
+            }
+        }
+    }
+    memos.save();
+    Ok(Plan { base: base.clone(), steps })
 }
 
-/// Plans to import all that is at `path` of `source` as a tree of its own.
-pub fn import(_source: &SourceTree, _path: &str, _state: &StateFolder) -> Result<Plan, FileError> {
-    Err(FileError::NotYet("imports"))
+fn plan_copy(
+    copy: &CopyAction,
+    base: &View,
+    from: Option<&SourceTree>,
+    memos: &mut Memos<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), FileError> {
+    let owner = resolved_owner(base, copy.owner.as_ref())?;
+    let mode = copy.mode.as_ref().map(chmod).transpose()?;
+    let step = |from, contents| CopyStep {
+        destination: copy.destination.clone(),
+        owner,
+        mode: mode.clone(),
+        times: copy.times,
+        replace_symlinks: copy.replace_symlinks,
+        contents,
+        from,
+    };
+    if let CopySource::Inline(files) = &copy.from {
+        for name in &copy.sources {
+            let data = files.get(name).ok_or_else(|| FileError::NotFound(name.clone()))?;
+            let from = Origin::Inline { name: name.clone(), data: data.clone() };
+            steps.push(Step::Copy(step(from, false)));
+        }
+    }
+    let Some(from) = from else { return Ok(()) };
+    let options = select::Options {
+        exclude: PatternMatcher::new(&copy.exclude)?,
+        parents: copy.parents,
+        wildcards: copy.wildcards,
+    };
+    let memo = memos.of(from)?;
+    for source in &copy.sources {
+        for found in select::matches(&from.view, source, &options)? {
+            let selection = select::select(&from.view, found, &options.exclude, &memo)?;
+            steps.push(Step::Copy(step(Origin::Selection(selection), copy.wildcards)));
+        }
+    }
+    Ok(())
+}
+
+/// Plans to import all that is at `path` of `source` into a tree of its own, at the same path.
+pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Plan, FileError> {
+    let mut memos = Memos { state, open: Vec::new() };
+    let options =
+        select::Options { exclude: PatternMatcher::default(), parents: false, wildcards: false };
+    let Some(entry) = source.view.resolve(Path::new(path))?.entry else {
+        return Err(FileError::NotFound(rbuild_cache::pattern::clean(&format!("/{path}"))));
+    };
+    let memo = memos.of(source)?;
+    let resolved = entry.absolute_path().to_string_lossy().into_owned();
+    let mut steps = Vec::new();
+    for found in select::matches(&source.view, &resolved, &options)? {
+        let selection = select::select(&source.view, found, &options.exclude, &memo)?;
+        steps.push(Step::Copy(CopyStep {
+            destination: rbuild_cache::pattern::clean(&format!("/{path}")),
+            owner: None,
+            mode: None,
+            times: None,
+            replace_symlinks: false,
+            contents: false,
+            from: Origin::Selection(selection),
+        }));
+    }
+    memos.save();
+    Ok(Plan { base: View::layers(Vec::new()), steps })
 }
 
 /// The checksum of all that is at `path` of `source`, without times.
-pub fn checksum(
-    _source: &SourceTree,
-    _path: &str,
-    _state: &StateFolder,
-) -> Result<Digest, FileError> {
-    Err(FileError::NotYet("checksums"))
+pub fn checksum(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Digest, FileError> {
+    let memo = source.memo(state)?;
+    let digest = checksum::of_path(&source.view, Path::new(path), &memo)?;
+    save(&memo);
+    Ok(digest)
+}
+
+fn resolved_owner(
+    base: &View,
+    owner: Option<&crate::graph::Owner>,
+) -> Result<Option<(u32, u32)>, FileError> {
+    owner.map(|owner| owner::file_owner(base, owner)).transpose()
+}
+
+fn chmod(change: &ModeChange) -> Result<Chmod, FileError> {
+    Chmod::new(change).ok_or_else(|| match change {
+        ModeChange::Octal(mode) => FileError::Mode(format!("{mode:o}")),
+        ModeChange::Symbolic(text) => FileError::Mode(text.clone()),
+    })
+}
+
+/// The memos of the contexts that an op reads, each opened once.
+struct Memos<'a> {
+    state: &'a StateFolder,
+    open: Vec<(Option<String>, Arc<FileMemo>)>,
+}
+
+impl Memos<'_> {
+    fn of(&mut self, source: &SourceTree) -> Result<Arc<FileMemo>, FileError> {
+        if let Some((_, memo)) = self.open.iter().find(|(context, _)| *context == source.context) {
+            return Ok(Arc::clone(memo));
+        }
+        let memo = Arc::new(source.memo(self.state)?);
+        self.open.push((source.context.clone(), Arc::clone(&memo)));
+        Ok(memo)
+    }
+
+    fn save(&self) {
+        self.open.iter().for_each(|(_, memo)| save(memo));
+    }
+}
+
+/// A memo that cannot be saved costs time in the next build, no more.
+fn save(memo: &FileMemo) {
+    if let Err(error) = memo.save() {
+        tracing::warn!(%error, "cannot remember what files hashed to");
+    }
+}
+
+impl Plan {
+    /// The checksum of all that will be written but where the layers below lead it: paths, types,
+    /// modes, owners, bytes; not times.
+    pub fn checksum(&self) -> Result<Digest, FileError> {
+        let mut hasher = Hasher::new();
+        hasher.field("rbuild file op 1");
+        for step in &self.steps {
+            match step {
+                Step::Mkdir { path, mode, parents, owner, time: _ } => {
+                    hasher.field("mkdir");
+                    hasher.field(path);
+                    add_numbers(&mut hasher, &[*mode, u32::from(*parents), owner.0, owner.1]);
+                }
+                Step::WriteFile { path, mode, owner, data } => {
+                    hasher.field("write");
+                    hasher.field(path);
+                    add_numbers(&mut hasher, &[*mode, owner.0, owner.1]);
+                    hasher.field(data);
+                }
+                Step::Copy(copy) => copy.add(&mut hasher),
+            }
+        }
+        Ok(hasher.digest())
+    }
+
+    /// Writes everything into the layer folder `folder`, which is empty. Returns the digests of the
+    /// files that were written, by path relative to `folder`.
+    ///
+    /// # Errors
+    /// [`FileError::Changed`] when a context is not any more what the checksum says.
+    pub fn execute(self, folder: &Path) -> Result<HashMap<PathBuf, Digest>, FileError> {
+        let mut destination = Destination::new(&self.base, folder)?;
+        for step in self.steps {
+            match step {
+                Step::Mkdir { path, mode, parents, owner, time } => {
+                    let path = destination.resolve(Path::new(&path))?;
+                    let made = destination::NewDirectory { mode, owner, time };
+                    if parents {
+                        destination.make_directories(&path, made)?;
+                    } else {
+                        destination.make_directory(&path, made)?;
+                    }
+                }
+                Step::WriteFile { path, mode, owner, data } => {
+                    let path = destination.resolve(Path::new(&path))?;
+                    copy::write_file(&mut destination, &path, mode, owner, None, &data)?;
+                }
+                Step::Copy(step) => copy::copy(&mut destination, &step)?,
+            }
+        }
+        Ok(destination.finish())
+    }
+}
+
+impl CopyStep {
+    fn add(&self, hasher: &mut Hasher) {
+        hasher.field("copy");
+        hasher.field(&self.destination);
+        let flags = [u32::from(self.replace_symlinks), u32::from(self.contents)];
+        add_numbers(hasher, &flags);
+        add_numbers(hasher, &[Chmod::of_parents(self.mode.as_ref())]);
+        let (uid, gid) = self.owner.unwrap_or_default();
+        add_numbers(hasher, &[uid, gid]);
+        match &self.from {
+            Origin::Inline { name, data } => {
+                hasher.field("inline");
+                hasher.field(name);
+                hasher.field(data);
+            }
+            Origin::Selection(selection) => {
+                let root = &selection.items[0];
+                hasher.field(if root.metadata.is_directory() {
+                    b""
+                } else {
+                    selection.name.as_encoded_bytes()
+                });
+                hasher.field(selection.items.len().to_le_bytes());
+                for item in &selection.items {
+                    let metadata = copy::effective(self, &item.metadata);
+                    let (content, target) = match &item.content {
+                        Content::File(digest) => (Some(*digest), None),
+                        Content::Symlink(target) => (None, Some(target.as_path())),
+                        Content::Directory | Content::Parent | Content::Special => (None, None),
+                    };
+                    hasher.field([u8::from(matches!(item.content, Content::Parent))]);
+                    checksum::add_entry(hasher, &item.path, &metadata, content, target);
+                    hasher.field(item.xattrs.len().to_le_bytes());
+                    for (name, value) in &item.xattrs {
+                        hasher.field(name.to_bytes());
+                        hasher.field(value);
+                    }
+                    hasher.field(item.same_as.map_or([0; 8], |first| (first + 1).to_le_bytes()));
+                }
+            }
+        }
+    }
+}
+
+fn add_numbers(hasher: &mut Hasher, numbers: &[u32]) {
+    numbers.iter().for_each(|number| hasher.field(number.to_le_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use fs_err as fs;
+    use rbuild_cache::metadata::{FileType, Metadata};
+    use rbuild_cache::view::Entry;
+
+    use super::*;
+    use crate::graph::{Mkdir, Name, Owner, WriteFile};
+
+    /// Makes a tree: `dir/`, `file=bytes`, `link->target`, `name*other` (the same file), each with
+    /// a mode after `@`.
+    fn make(spec: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for line in spec {
+            let (line, mode) = match line.split_once('@') {
+                Some((line, mode)) => (line, Some(u32::from_str_radix(mode, 8).unwrap())),
+                None => (*line, None),
+            };
+            let at = |name: &str| {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            let (name, default) = if let Some((link, target)) = line.split_once("->") {
+                symlink(target, at(link)).unwrap();
+                continue;
+            } else if let Some((file, bytes)) = line.split_once('=') {
+                fs::write(at(file), bytes).unwrap();
+                (file, 0o644)
+            } else if let Some((name, other)) = line.split_once('*') {
+                fs::hard_link(at(other), at(name)).unwrap();
+                continue;
+            } else {
+                fs::create_dir_all(at(line)).unwrap();
+                (line, 0o755)
+            };
+            let mode = PermissionsExt::from_mode(mode.unwrap_or(default));
+            fs::set_permissions(at(name), mode).unwrap();
+        }
+        folder
+    }
+
+    /// The tree, one entry each: what it is, its mode and owner where they are not the usual.
+    fn show(view: &View) -> String {
+        fn add(view: &View, directory: &Entry, out: &mut Vec<String>) {
+            for entry in view.children(directory).unwrap() {
+                let path = entry.path().display();
+                let Metadata { file_type, mode, uid, gid, .. } = *entry.metadata();
+                let (text, usual) = match file_type {
+                    FileType::Directory => (format!("{path}/"), 0o755),
+                    FileType::Symlink => {
+                        (format!("{path}->{}", view.read_link(&entry).unwrap().display()), mode)
+                    }
+                    FileType::File => {
+                        let bytes = io::read_to_string(view.open(&entry).unwrap()).unwrap();
+                        (format!("{path}={bytes}"), 0o644)
+                    }
+                    other => (format!("{path}:{other:?}"), 0o644),
+                };
+                let mode = if mode == usual { String::new() } else { format!("@{mode:o}") };
+                let owner =
+                    if (uid, gid) == (0, 0) { String::new() } else { format!("@{uid}:{gid}") };
+                out.push(text + &mode + &owner);
+                if file_type == FileType::Directory {
+                    add(view, &entry, out);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        add(view, &view.root().unwrap(), &mut out);
+        out.join(" ")
+    }
+
+    /// Trees to copy from and to, as root: all of this sets owners.
+    struct Place {
+        _state_folder: tempfile::TempDir,
+        state: StateFolder,
+        base: Option<tempfile::TempDir>,
+        context: tempfile::TempDir,
+        layer: tempfile::TempDir,
+        ignore: Vec<String>,
+    }
+
+    impl Place {
+        fn new(base: &[&str], context: &[&str]) -> Option<Self> {
+            if !rustix::process::geteuid().is_root() {
+                // What needs a user who may give files away is tested where there is one.
+                return None;
+            }
+            let state_folder = tempfile::tempdir().unwrap();
+            let layer = tempfile::tempdir().unwrap();
+            fs::set_permissions(layer.path(), PermissionsExt::from_mode(0o755)).unwrap();
+            Some(Self {
+                state: StateFolder::open(state_folder.path().join("state")).unwrap(),
+                _state_folder: state_folder,
+                base: (!base.is_empty()).then(|| make(base)),
+                context: make(context),
+                layer,
+                ignore: Vec::new(),
+            })
+        }
+
+        fn base(&self) -> View {
+            View::layers(self.base.iter().map(|base| base.path().to_owned()).collect())
+        }
+
+        fn source(&self) -> SourceTree {
+            let folder = Folder {
+                name: "context".into(),
+                root: self.context.path().to_owned(),
+                ignore: self.ignore.clone(),
+            };
+            SourceTree::context(&folder).unwrap()
+        }
+
+        fn plan(&self, actions: Vec<FileAction>) -> Result<Plan, FileError> {
+            plan(&FileOp { actions }, &self.base(), &[self.source()], &self.state)
+        }
+
+        fn run(&self, actions: Vec<FileAction>) -> Result<(), FileError> {
+            let plan = self.plan(actions)?;
+            for (path, digest) in plan.execute(self.layer.path())? {
+                let path = self.layer.path().join(path);
+                if fs::symlink_metadata(&path).unwrap().is_file() {
+                    assert_eq!(Digest::of(fs::read(path).unwrap()), digest);
+                }
+            }
+            Ok(())
+        }
+
+        fn layer(&self) -> View {
+            View::layers(vec![self.layer.path().to_owned()])
+        }
+
+        fn result(&self) -> View {
+            self.base().with_layer(self.layer.path().to_owned())
+        }
+    }
+
+    fn copy(sources: &[&str], destination: &str) -> CopyAction {
+        CopyAction {
+            from: CopySource::Input(1),
+            sources: sources.iter().map(|&source| source.to_owned()).collect(),
+            destination: destination.into(),
+            owner: None,
+            mode: None,
+            exclude: Vec::new(),
+            parents: false,
+            unpack: false,
+            wildcards: true,
+            replace_symlinks: false,
+            times: None,
+        }
+    }
+
+    /// What the new layer holds after `action`, or the error.
+    fn outcome(base: &[&str], context: &[&str], action: CopyAction) -> Option<String> {
+        let place = Place::new(base, context)?;
+        Some(match place.run(vec![FileAction::Copy(action)]) {
+            Ok(()) => show(&place.layer()),
+            Err(error) => error.to_string(),
+        })
+    }
+
+    #[track_caller]
+    fn check(base: &[&str], context: &[&str], action: CopyAction, expected: &str) {
+        if let Some(found) = outcome(base, context, action) {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn names_of_destinations() {
+        let context = ["f=1", "d/a=2", "d/e/b=3"];
+        check(&[], &context, copy(&["f"], "/x"), "x=1");
+        check(&[], &context, copy(&["f"], "/x/"), "x/ x/f=1");
+        check(&[], &context, copy(&["f"], "/x/."), "x/ x/f=1");
+        check(&[], &context, copy(&["f"], "/p/q/x"), "p/ p/q/ p/q/x=1");
+        check(&["x/"], &context, copy(&["f"], "/x"), "x/ x/f=1");
+        check(&[], &context, copy(&["d"], "/x"), "x/ x/a=2 x/e/ x/e/b=3");
+        check(&["x/"], &context, copy(&["d"], "/x"), "x/ x/a=2 x/e/ x/e/b=3");
+        check(&[], &context, copy(&["d/"], "/"), "a=2 e/ e/b=3");
+        check(&[], &context, copy(&["."], "/"), "d/ d/a=2 d/e/ d/e/b=3 f=1");
+        check(&[], &context, copy(&["f", "d"], "/x/"), "x/ x/a=2 x/e/ x/e/b=3 x/f=1");
+        check(&[], &context, copy(&["f", "d/a"], "/x"), "x=2");
+        check(&[], &context, copy(&["../../f", "/d/../f"], "/x"), "x=1");
+    }
+
+    #[test]
+    fn wildcards() {
+        let context = ["a1=1", "a2=2", "b=3", "d/a3=4", "e/a4=5", "l->b", "ld->d"];
+        check(&[], &context, copy(&["a*"], "/x/"), "x/ x/a1=1 x/a2=2");
+        check(&[], &context, copy(&["?"], "/x/"), "x/ x/a3=4 x/a4=5 x/b=3 x/l=3");
+        check(&[], &context, copy(&["*/a*"], "/x/"), "x/ x/a3=4 x/a4=5");
+        check(&[], &context, copy(&["l*"], "/x/"), "x/ x/a3=4 x/l=3");
+        check(&[], &context, copy(&["nothing*"], "/x/"), "");
+        check(&[], &context, copy(&["a[1-"], "/x/"), "syntax error in pattern `a[1-`");
+        check(&[], &context, copy(&["no/*"], "/x/"), "\"/no\": not found");
+        check(&[], &["a*=1"], copy(&["a\\*"], "/x/"), "\"/a\\\\*\": not found");
+    }
+
+    #[test]
+    fn what_is_there_already() {
+        let check =
+            |base: &[&str], context: &[&str], sources: &[&str], to: &str, expected: &str| {
+                check(base, context, copy(sources, to), expected);
+            };
+        check(&["x=old"], &["f=1"], &["f"], "/x", "x=1");
+        check(&["x->y", "y=old"], &["f=1"], &["f"], "/x", "y=1");
+        check(&["x->no/where"], &["f=1"], &["f"], "/x", "no/ no/where=1");
+        check(&["x->../../d", "d/"], &["f=1"], &["f"], "/x/", "d/ d/f=1");
+        check(&["x/f->y"], &["f=1"], &["f"], "/x/", "x/ x/f=1");
+        check(
+            &["d@700", "d/e@2770", "d/e/old=1"],
+            &["f=1"],
+            &["f"],
+            "/d/e/",
+            "d/@700 d/e/@2770 d/e/f=1",
+        );
+        check(&["x=file"], &["f=1"], &["f"], "/x/", "mkdir /x: not a directory");
+        check(&["x=file"], &["f=1"], &["f"], "/x/y/z", "mkdir /x: not a directory");
+        check(&["x/e=file"], &["d/e/f=1"], &["d"], "/x", "cannot copy to non-directory: /x/e");
+        check(&["x/e->d"], &["d/e/f=1"], &["d"], "/x", "cannot copy to non-directory: /x/e");
+        check(&["x/e/"], &["d/e=1"], &["d"], "/x", "cannot replace to directory /x/e with file");
+        check(&["x/e@700"], &["d/e@2750", "d/e/f=1"], &["d"], "/x", "x/ x/e/@2750 x/e/f=1");
+    }
+
+    #[test]
+    fn sources_that_are_not_there() {
+        let context = ["f=1", "out->../../../etc/passwd", "loop->loop"];
+        check(&[], &context, copy(&["x"], "/"), "\"/x\": not found");
+        check(&[], &context, copy(&["./x/../y/"], "/"), "\"/y\": not found");
+        check(&[], &context, copy(&["out"], "/"), "\"/out\": not found");
+        check(&[], &context, copy(&["f/x"], "/"), "\"/f/x\": not found");
+        check(&[], &context, copy(&["loop"], "/"), "too many symbolic links in `/loop`");
+    }
+
+    #[test]
+    fn links_are_copied_as_links_inside_of_directories_only() {
+        let context = ["d/l->../f", "f=1", "dl->d"];
+        check(&[], &context, copy(&["d"], "/x"), "x/ x/l->../f");
+        check(&[], &context, copy(&["d/l"], "/x"), "x=1");
+        check(&[], &context, copy(&["dl"], "/x"), "x/ x/l->../f");
+    }
+
+    #[test]
+    fn modes_and_owners() {
+        let context = ["f=1@4755", "d@1777", "d/a=2@600"];
+        let owned = |action: CopyAction| CopyAction {
+            owner: Some(Owner { user: Name::Id(5), group: Some(Name::Id(6)) }),
+            ..action
+        };
+        let moded = |text: &str, action: CopyAction| {
+            let mode = match u32::from_str_radix(text, 8) {
+                Ok(mode) => ModeChange::Octal(mode),
+                Err(_) => ModeChange::Symbolic(text.into()),
+            };
+            CopyAction { mode: Some(mode), ..action }
+        };
+        check(&[], &context, copy(&["f"], "/x"), "x=1@4755");
+        check(&[], &context, copy(&["."], "/x"), "x/ x/d/@1777 x/d/a=2@600 x/f=1@4755");
+        check(&[], &context, owned(copy(&["f"], "/p/x")), "p/@5:6 p/x=1@4755@5:6");
+        check(&["p/"], &context, owned(copy(&["f"], "/p/x")), "p/ p/x=1@4755@5:6");
+        check(
+            &[],
+            &context,
+            moded("700", copy(&["."], "/p")),
+            "p/@700 p/d/@700 p/d/a=2@700 p/f=1@700",
+        );
+        check(&[], &context, moded("2750", copy(&["f"], "/p/x")), "p/@750 p/x=1@2750");
+        check(
+            &[],
+            &context,
+            moded("a=rX", copy(&["."], "/p/q")),
+            "p/ p/q/ p/q/d/@1555 p/q/d/a=2@444 p/q/f=1@555",
+        );
+    }
+
+    #[test]
+    fn parents_keep_the_path() {
+        let parents =
+            |sources: &[&str], to: &str| CopyAction { parents: true, ..copy(sources, to) };
+        let context = ["a.txt=1", "d@700", "d/c.txt=2", "d/e/f.txt=3", "d/e/g=4"];
+        check(
+            &[],
+            &context,
+            parents(&["d/e/g", "a.txt"], "/p/"),
+            "p/ p/a.txt=1 p/d/@700 p/d/e/ p/d/e/g=4",
+        );
+        check(&[], &context, parents(&["./d/./e"], "/q/"), "q/ q/e/ q/e/f.txt=3 q/e/g=4");
+        check(
+            &[],
+            &context,
+            parents(&["d/**/*.txt"], "/r/"),
+            "r/ r/d/@700 r/d/c.txt=2 r/d/e/ r/d/e/f.txt=3",
+        );
+        check(
+            &[],
+            &context,
+            parents(&["*/e/"], "/s/"),
+            "s/ s/d/@700 s/d/e/ s/d/e/f.txt=3 s/d/e/g=4",
+        );
+        check(&[], &context, parents(&["d/nothing"], "/s/"), "\"/d/nothing\": not found");
+        check(&[], &context, parents(&["no*/x"], "/s/"), "s/");
+    }
+
+    #[test]
+    fn excluded_paths_are_left_out() {
+        let exclude = |patterns: &[&str], sources: &[&str]| CopyAction {
+            exclude: patterns.iter().map(|&p| p.to_owned()).collect(),
+            ..copy(sources, "/x/")
+        };
+        let context = ["a.txt=1", "d/c.txt=2", "d/e/f.txt=3", "d/e/g=4"];
+        check(
+            &[],
+            &context,
+            exclude(&["*.txt"], &["."]),
+            "x/ x/d/ x/d/c.txt=2 x/d/e/ x/d/e/f.txt=3 x/d/e/g=4",
+        );
+        check(&[], &context, exclude(&["**/*.txt"], &["."]), "x/ x/d/ x/d/e/ x/d/e/g=4");
+        check(&[], &context, exclude(&["e"], &["d"]), "x/ x/c.txt=2");
+        check(&[], &context, exclude(&["e/*"], &["d"]), "x/ x/c.txt=2 x/e/");
+        check(
+            &[],
+            &context,
+            exclude(&["d", "!d/e/g"], &["."]),
+            "x/ x/a.txt=1 x/d/ x/d/e/ x/d/e/g=4",
+        );
+        check(&[], &context, exclude(&["a.txt"], &["a.txt"]), "x/ x/a.txt=1");
+    }
+
+    #[test]
+    fn hard_links_stay_hard_links() {
+        let Some(place) = Place::new(&["d/b=old"], &["d/a=1", "d/b*d/a", "d/e/c*d/a"]) else {
+            return;
+        };
+        place.run(vec![FileAction::Copy(copy(&["d"], "/d"))]).unwrap();
+        assert_eq!(show(&place.result()), "d/ d/a=1 d/b=1 d/e/ d/e/c=1");
+        let inode =
+            |path: &str| place.layer().lookup(Path::new(path)).unwrap().unwrap().metadata().inode;
+        assert_eq!(inode("d/a"), inode("d/b"));
+        assert_eq!(inode("d/a"), inode("d/e/c"));
+    }
+
+    #[test]
+    fn actions_see_each_others_files() {
+        let Some(place) = Place::new(&["l->real"], &["f=1", "d/g=2"]) else { return };
+        let owner = Some(Owner { user: Name::Id(7), group: None });
+        place
+            .run(vec![
+                FileAction::Mkdir(Mkdir {
+                    path: "/l/w".into(),
+                    mode: 0o755,
+                    parents: true,
+                    owner,
+                    time: None,
+                }),
+                FileAction::Copy(copy(&["f"], "/l/w")),
+                FileAction::WriteFile(WriteFile {
+                    path: "/real/w/h".into(),
+                    mode: 0o600,
+                    owner: None,
+                    data: b"3".into(),
+                }),
+                FileAction::Copy(copy(&["d/g"], "/real/w/f")),
+            ])
+            .unwrap();
+        assert_eq!(show(&place.layer()), "real/@7:7 real/w/@7:7 real/w/f=2 real/w/h=3@600");
+    }
+
+    #[test]
+    fn a_directory_that_exists_makes_an_empty_layer() {
+        let Some(place) = Place::new(&["w@700"], &[]) else { return };
+        let mkdir =
+            Mkdir { path: "/w".into(), mode: 0o755, parents: true, owner: None, time: None };
+        place.run(vec![FileAction::Mkdir(mkdir)]).unwrap();
+        assert_eq!(show(&place.layer()), "");
+    }
+
+    #[test]
+    fn times_stay_to_the_nanosecond_unless_given() {
+        let Some(place) = Place::new(&[], &["d/f=1", "d/e/", "d/l->f"]) else { return };
+        let old = rbuild_cache::metadata::Timestamp { seconds: 1_000_000_001, nanoseconds: 7 };
+        let context = fs::File::open(place.context.path()).unwrap();
+        for path in ["d/f", "d/l", "d/e", "d"] {
+            rbuild_cache::metadata::set_modified_at(&context, path.as_ref(), old).unwrap();
+        }
+        place.run(vec![FileAction::Copy(copy(&["d"], "/p/x"))]).unwrap();
+        let time = |path: &str| {
+            place.layer().lookup(Path::new(path)).unwrap().unwrap().metadata().modified
+        };
+        for path in ["p/x", "p/x/f", "p/x/e", "p/x/l"] {
+            assert_eq!(time(path), old, "{path}");
+        }
+        assert_ne!(time("p"), old);
+        let times = CopyAction { times: Some(5), ..copy(&["d"], "/p/x") };
+        place.run(vec![FileAction::Copy(times)]).unwrap_err();
+    }
+
+    #[test]
+    fn given_times_are_those_of_everything_that_is_made() {
+        let Some(place) = Place::new(&["old/"], &["d/f=1", "d/e/", "d/l->f"]) else { return };
+        let times = CopyAction { times: Some(5), ..copy(&["d"], "/old/p/x") };
+        place.run(vec![FileAction::Copy(times)]).unwrap();
+        for path in ["old/p", "old/p/x", "old/p/x/f", "old/p/x/e", "old/p/x/l"] {
+            let entry = place.layer().lookup(Path::new(path)).unwrap().unwrap();
+            assert_eq!(entry.metadata().modified.seconds, 5, "{path}");
+        }
+    }
+
+    #[test]
+    fn special_files() {
+        let Some(place) = Place::new(&[], &["d/"]) else { return };
+        let at = |name: &str| place.context.path().join("d").join(name);
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let node = |name: &str, kind, device| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o640);
+            rustix::fs::mknodat(rustix::fs::CWD, &at(name), kind, mode, device).unwrap();
+        };
+        node("fifo", rustix::fs::FileType::Fifo, 0);
+        node("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+        place.run(vec![FileAction::Copy(copy(&["d"], "/"))]).unwrap();
+        assert_eq!(show(&place.layer()), "fifo:Fifo@640 null:CharDevice@640 socket=@755");
+        node("gone", rustix::fs::FileType::CharacterDevice, 0);
+        let again = Place::new(&[], &[]).unwrap();
+        let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/"))]).unwrap();
+        assert!(matches!(plan.execute(again.layer.path()), Err(FileError::Whiteout(_))));
+    }
+
+    #[test]
+    fn ignored_files_are_not_found() {
+        let Some(mut place) = Place::new(&[], &["a.txt=1", "d/b.txt=2", "d/c=3"]) else { return };
+        place.ignore = vec!["**/*.txt".into()];
+        let error = place.run(vec![FileAction::Copy(copy(&["a.txt"], "/"))]).unwrap_err();
+        assert_eq!(error.to_string(), "\"/a.txt\": not found");
+        place.run(vec![FileAction::Copy(copy(&["*.txt", "d"], "/x/"))]).unwrap();
+        assert_eq!(show(&place.layer()), "x/ x/c=3");
+    }
+
+    #[test]
+    fn inline_files() {
+        let files = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
+        let inline = |to: &str| CopyAction {
+            from: CopySource::Inline(files.clone().into()),
+            ..copy(&["a", "b"], to)
+        };
+        check(&[], &[], inline("/x/"), "x/ x/a=1 x/b=2");
+        check(&["x/"], &[], inline("/x"), "x/ x/a=1 x/b=2");
+        check(&[], &[], inline("/x"), "x=2");
+    }
+
+    #[test]
+    fn link_replaces_links_at_the_destination() {
+        let link = |to: &str| CopyAction { replace_symlinks: true, ..copy(&["f"], to) };
+        check(&[], &["f=1"], link("/x/y"), "x/ x/y=1");
+        check(&["l->d", "d/"], &["f=1"], link("/l/"), "l/ l/f=1");
+        check(&["l->d", "d/"], &["f=1"], copy(&["f"], "/l/"), "d/ d/f=1");
+    }
+
+    /// Equal checksums exactly where the copied files would be equal.
+    #[test]
+    fn the_checksum_is_of_what_is_read() {
+        let sum = |context: &[&str], action: CopyAction| {
+            let place = Place::new(&[], context)?;
+            Some(place.plan(vec![FileAction::Copy(action)]).unwrap().checksum().unwrap())
+        };
+        let same = |a: (&[&str], CopyAction), b: (&[&str], CopyAction), expected| {
+            assert_eq!(sum(a.0, a.1) == sum(b.0, b.1), expected);
+        };
+        let Some(_) = sum(&["f=1"], copy(&["f"], "/x")) else { return };
+        let d = || copy(&["d"], "/x");
+        same((&["d/f=1"], d()), (&["d/f=1", "g=2"], d()), true);
+        same((&["d/f=1"], d()), (&["d/f=2"], d()), false);
+        same((&["d/f=1"], d()), (&["d/g=1"], d()), false);
+        same((&["d/f=1"], d()), (&["d/f=1@600"], d()), false);
+        same((&["d/f=1"], d()), (&["e/f=1"], copy(&["e"], "/x")), true);
+        same((&["d/f=1"], d()), (&["d/f=1", "d/e/"], d()), false);
+        same((&["f=1"], copy(&["f"], "/x")), (&["g=1"], copy(&["g"], "/x")), false);
+        same((&["d/f=1", "d/g=1"], d()), (&["d/f=1", "d/g*d/f"], d()), false);
+        let moded = || CopyAction { mode: Some(ModeChange::Octal(0o600)), ..d() };
+        same((&["d/f=1"], moded()), (&["d/f=1@600"], moded()), true);
+        let excluding = || CopyAction { exclude: vec!["g".into()], ..d() };
+        same((&["d/f=1", "d/g=1"], excluding()), (&["d/f=1", "d/g=2"], excluding()), true);
+    }
+
+    #[test]
+    fn what_changed_since_it_was_hashed_is_not_copied() {
+        let Some(place) = Place::new(&[], &["d/f=1"]) else { return };
+        let plan = |place: &Place| place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
+        let changed = plan(&place);
+        fs::write(place.context.path().join("d/f"), "2").unwrap();
+        let error = changed.execute(place.layer.path()).unwrap_err();
+        assert_eq!(error.to_string(), "`/d/f` changed during the build");
+        let touched = plan(&place);
+        let file = fs::File::options().append(true).open(place.context.path().join("d/f")).unwrap();
+        rbuild_cache::metadata::set_modified(&file, Default::default()).unwrap();
+        let layer = Place::new(&[], &[]).unwrap();
+        touched.execute(layer.layer.path()).unwrap();
+        assert_eq!(show(&layer.layer()), "x/ x/f=2");
+    }
+
+    #[test]
+    fn imports_keep_the_path() {
+        let Some(place) = Place::new(&[], &["d@700", "d/e@750", "d/e/f=1", "l->d/e"]) else {
+            return;
+        };
+        let check = |path: &str, expected: &str| {
+            let other = Place::new(&[], &[]).unwrap();
+            let plan = import(&place.source(), path, &place.state).unwrap();
+            plan.execute(other.layer.path()).unwrap();
+            assert_eq!(show(&other.layer()), expected, "{path}");
+        };
+        check("/", "d/@700 d/e/@750 d/e/f=1 l->d/e");
+        check("/d/e", "d/ d/e/@750 d/e/f=1");
+        check("l", "l/@750 l/f=1");
+        check("/d/e/f", "d/ d/e/ d/e/f=1");
+    }
 }

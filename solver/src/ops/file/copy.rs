@@ -1,0 +1,469 @@
+//! Copies what was selected to where it belongs, as BuildKit's copier does (tonistiigi/fsutil,
+//! copy/copy.go).
+//!
+//! Directories come first, one after the other; then files, side by side; then names that are the
+//! same file; at last what directories are besides their content, innermost first, since writing
+//! into a directory changes its time.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::metadata::{self, FileType, Metadata, Timestamp, Xattrs};
+use rbuild_cache::pattern;
+use rbuild_cache::view::View;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::destination::{Destination, NewDirectory, OpenDirectory};
+use super::mode::Chmod;
+use super::select::{Content, Item, Selection};
+use super::{CopyStep, FileError, Origin};
+
+/// Up to this many bytes a file is copied through memory: quicker than asking the kernel.
+const SMALL: u64 = 256 * 1024;
+
+/// What `metadata` becomes by `--chown` and `--chmod`.
+pub(super) fn effective(step: &CopyStep, metadata: &Metadata) -> Metadata {
+    let (uid, gid) = step.owner.unwrap_or((metadata.uid, metadata.gid));
+    let mode = match &step.mode {
+        Some(change) if !metadata.is_symlink() => {
+            change.apply(metadata.mode, metadata.is_directory())
+        }
+        Some(_) | None => metadata.mode,
+    };
+    // A socket means nothing outside the process that listens on it: it becomes an empty file.
+    let file_type = match metadata.file_type {
+        FileType::Socket => FileType::File,
+        other => other,
+    };
+    Metadata { uid, gid, mode, file_type, ..*metadata }
+}
+
+/// Does what `step` says.
+pub(super) fn copy(destination: &mut Destination, step: &CopyStep) -> Result<(), FileError> {
+    let new = NewDirectory {
+        mode: Chmod::of_parents(step.mode.as_ref()),
+        owner: step.owner.unwrap_or_default(),
+        time: step.times,
+    };
+    let (parent, is_folder) = parent_of(&step.destination);
+    if step.replace_symlinks {
+        replace_links(destination, &step.destination, is_folder)?;
+    }
+    let parent = destination.resolve(Path::new(parent))?;
+    let mut made = destination.make_directories(&parent, new)?;
+    let mut target = destination.resolve(Path::new(&step.destination))?;
+    let there = destination.entry(&target)?;
+    let (name, source_is_directory) = match &step.from {
+        Origin::Selection(selection) => {
+            (selection.name.as_os_str(), selection.items[0].metadata.is_directory())
+        }
+        Origin::Inline { name, .. } => (base_name(name), false),
+    };
+    let into_directory = there.as_ref().is_some_and(|entry| entry.metadata().is_directory());
+    let nested =
+        if source_is_directory { !step.contents && there.is_some() } else { into_directory };
+    if nested && !name.is_empty() {
+        target.push(name);
+    }
+    let whole = source_is_directory && step.contents && there.is_none();
+    let folder = if whole { target.as_path() } else { target.parent().unwrap_or(Path::new("")) };
+    made.extend(destination.make_directories(folder, new)?);
+    match &step.from {
+        Origin::Inline { data, .. } => {
+            let mode = step.mode.as_ref().map_or(0o644, |change| change.apply(0o644, false));
+            let owner = step.owner.unwrap_or_default();
+            write_file(destination, &target, mode, owner, step.times, data)?;
+        }
+        Origin::Selection(selection) => copy_selection(destination, step, selection, &target)?,
+    }
+    if let Some(time) = step.times {
+        for path in made.iter().rev() {
+            let failed = |source| FileError::io(path, source);
+            let time = Timestamp::from_seconds(time);
+            let layer = destination.layer();
+            metadata::set_modified_at(layer, path.as_os_str(), time).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder that has to exist before anything is copied to `destination`, and whether it is
+/// `destination` itself, which then ends in a slash or in `/.`.
+fn parent_of(destination: &str) -> (&str, bool) {
+    match destination.rsplit_once('/') {
+        Some((parent, "" | ".")) => (parent, true),
+        Some((parent, _)) => (parent, false),
+        None => ("", false),
+    }
+}
+
+fn base_name(path: &str) -> &OsStr {
+    Path::new(path).file_name().unwrap_or_default()
+}
+
+/// `--link`: a link on the way to the destination gives way to a directory.
+fn replace_links(
+    destination: &mut Destination,
+    path: &str,
+    is_folder: bool,
+) -> Result<(), FileError> {
+    let path = pattern::clean(&format!("/{path}"));
+    let components: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let folders = if is_folder { components.len() } else { components.len().saturating_sub(1) };
+    let mut here = PathBuf::new();
+    for component in &components[..folders] {
+        here.push(component);
+        if destination.entry(&here)?.is_some_and(|entry| entry.metadata().is_symlink()) {
+            destination.remove(&here)?;
+            destination.create(&here)?;
+            let layer = destination.layer();
+            metadata::set_mode_at(layer, here.as_os_str(), 0o755)
+                .map_err(|source| FileError::io(&here, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory that was written to: what it is to be in the end.
+struct Finished<'a> {
+    path: PathBuf,
+    item: &'a Item,
+    what: Finish,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finish {
+    /// All of it.
+    Everything,
+    /// Its time only: it was there before.
+    Time,
+    /// Nothing but what is done already.
+    Times,
+}
+
+fn copy_selection(
+    destination: &mut Destination,
+    step: &CopyStep,
+    selection: &Selection,
+    target: &Path,
+) -> Result<(), FileError> {
+    let place = |item: &Item| match item.path.as_os_str().is_empty() {
+        true => target.to_owned(),
+        false => target.join(&item.path),
+    };
+    let mut finished = Vec::new();
+    let mut groups: BTreeMap<PathBuf, Vec<&Item>> = BTreeMap::new();
+    let mut links = Vec::new();
+    for item in &selection.items {
+        let path = place(item);
+        match &item.content {
+            Content::Directory | Content::Parent => {
+                finished.push(make_directory(destination, step, item, path)?);
+            }
+            Content::File(digest) => {
+                destination.note(path.clone(), *digest);
+                match item.same_as {
+                    Some(first) => links.push((place(&selection.items[first]), path)),
+                    None => {
+                        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                        groups.entry(folder).or_default().push(item);
+                    }
+                }
+            }
+            Content::Symlink(_) | Content::Special => {
+                if item.metadata.file_type == FileType::Socket {
+                    destination.note(path.clone(), Digest::of(""));
+                }
+                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                groups.entry(folder).or_default().push(item);
+            }
+        }
+    }
+    let name_of = |item: &Item| match item.path.file_name() {
+        Some(name) => name.to_owned(),
+        None => target.file_name().unwrap_or_default().to_owned(),
+    };
+    for (folder, items) in groups {
+        let open = destination.open_directory(&folder)?;
+        let below = destination.below();
+        items.par_iter().try_for_each(|item| {
+            let name = name_of(item);
+            let failed = |source| FileError::io(&folder.join(&name), source);
+            if !open.is_new() {
+                open.clear(below, &name)?;
+            }
+            match create(step, &selection.view, item, &open, &name) {
+                Err(Problem::Exists) => {
+                    open.clear(below, &name)?;
+                    match create(step, &selection.view, item, &open, &name) {
+                        Err(Problem::Exists) => Err(failed(Errno::EXIST.into())),
+                        Err(Problem::Io(source)) => Err(failed(source)),
+                        Err(Problem::Other(error)) => Err(error),
+                        Ok(()) => Ok(()),
+                    }
+                }
+                Err(Problem::Io(source)) => Err(failed(source)),
+                Err(Problem::Other(error)) => Err(error),
+                Ok(()) => Ok(()),
+            }
+        })?;
+    }
+    for (first, path) in links {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().unwrap_or_default();
+        let open = destination.open_directory(folder)?;
+        open.clear(destination.below(), name)?;
+        rustix::fs::linkat(destination.layer(), &first, open.folder(), name, AtFlags::empty())
+            .map_err(|error| FileError::io(&path, error.into()))?;
+    }
+    for directory in finished.iter().rev() {
+        finish(destination, step, directory)?;
+    }
+    Ok(())
+}
+
+/// Makes the directory `path` for `item`, or takes the one that is there.
+fn make_directory<'a>(
+    destination: &mut Destination,
+    step: &CopyStep,
+    item: &'a Item,
+    path: PathBuf,
+) -> Result<Finished<'a>, FileError> {
+    let failed = |source| FileError::io(&path, source);
+    let root = item.path.as_os_str().is_empty();
+    let there = destination.entry(&path)?;
+    let created = match there {
+        Some(entry) if entry.metadata().is_directory() => {
+            destination.copy_up(&path)?;
+            false
+        }
+        Some(_) if step.replace_symlinks => {
+            destination.remove(&path)?;
+            destination.create(&path)?;
+            true
+        }
+        Some(_) => return Err(FileError::CopyToNonDirectory(Path::new("/").join(&path))),
+        None => {
+            destination.create(&path)?;
+            true
+        }
+    };
+    let parent = matches!(item.content, Content::Parent);
+    if parent {
+        let open = destination.open_directory(&path)?;
+        let metadata = effective(step, &item.metadata);
+        // One that was there keeps its owner, and gets the source's mode (`copyDirectoryOnly`).
+        if created {
+            let Metadata { uid, gid, mode, .. } = metadata;
+            metadata::set_owner_and_mode(open.folder(), uid, gid, mode).map_err(failed)?;
+            set_xattrs(&open, &item.xattrs).map_err(failed)?;
+        } else {
+            let mode = item.metadata.mode;
+            metadata::set_mode_at(destination.layer(), path.as_os_str(), mode).map_err(failed)?;
+        }
+    }
+    let what = match (root, parent, created) {
+        (_, true, _) => Finish::Times,
+        (true, false, false) => Finish::Time,
+        (_, false, _) => Finish::Everything,
+    };
+    Ok(Finished { path, item, what })
+}
+
+fn finish(
+    destination: &mut Destination,
+    step: &CopyStep,
+    directory: &Finished<'_>,
+) -> Result<(), FileError> {
+    let path = &directory.path;
+    let failed = |source| FileError::io(path, source);
+    let open = destination.open_directory(path)?;
+    if directory.what == Finish::Everything {
+        let Metadata { uid, gid, mode, .. } = effective(step, &directory.item.metadata);
+        metadata::set_owner_and_mode(open.folder(), uid, gid, mode).map_err(failed)?;
+        set_xattrs(&open, &directory.item.xattrs).map_err(failed)?;
+    }
+    let time = step.times.map(Timestamp::from_seconds);
+    let time = match directory.what {
+        Finish::Everything | Finish::Time => time.or(Some(directory.item.metadata.modified)),
+        Finish::Times => time,
+    };
+    match time {
+        Some(time) => metadata::set_modified(open.folder(), time).map_err(failed),
+        None => Ok(()),
+    }
+}
+
+fn set_xattrs(directory: &OpenDirectory, xattrs: &Xattrs) -> io::Result<()> {
+    metadata::set_xattrs_at(directory.folder(), OsStr::new(""), xattrs)
+}
+
+/// Why something could not be made.
+enum Problem {
+    Exists,
+    Io(io::Error),
+    Other(FileError),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => Self::Exists,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<Errno> for Problem {
+    fn from(error: Errno) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
+impl<E: Into<FileError>> From<Wrapped<E>> for Problem {
+    fn from(error: Wrapped<E>) -> Self {
+        Self::Other(error.0.into())
+    }
+}
+
+/// Tells errors that carry their own path from those of the file that is made.
+struct Wrapped<E>(E);
+
+/// Makes one file, link or device called `name`, where nothing is.
+fn create(
+    step: &CopyStep,
+    view: &View,
+    item: &Item,
+    open: &OpenDirectory,
+    name: &OsStr,
+) -> Result<(), Problem> {
+    let metadata = effective(step, &item.metadata);
+    let Metadata { uid, gid, mode, modified, .. } = metadata;
+    let time = step.times.map_or(modified, Timestamp::from_seconds);
+    let folder = open.folder();
+    match (&item.content, item.metadata.file_type) {
+        (Content::Symlink(target), _) => {
+            rustix::fs::symlinkat(target, folder, name)?;
+            metadata::set_owner_at(folder, name, uid, gid)?;
+        }
+        (Content::File(digest), _) => {
+            let source = view.open(&item.entry).map_err(Wrapped)?;
+            let file = new_file(folder, name)?;
+            copy_bytes(&source, &file, item.metadata.size)?;
+            if view.may_change() {
+                check_unchanged(item, *digest, &source, &file)?;
+            }
+            metadata::set_owner_and_mode(&file, uid, gid, mode)?;
+            metadata::set_xattrs_at(folder, name, &item.xattrs)?;
+            return Ok(metadata::set_modified(&file, time)?);
+        }
+        (_, FileType::Socket) => {
+            let file = new_file(folder, name)?;
+            metadata::set_owner_and_mode(&file, uid, gid, mode)?;
+        }
+        (_, FileType::Fifo) => make_node(open, name, rustix::fs::FileType::Fifo, &metadata)?,
+        (_, FileType::CharDevice) if metadata.is_whiteout() => {
+            return Err(Problem::Other(FileError::Whiteout(item.entry.absolute_path())));
+        }
+        (_, FileType::CharDevice) => {
+            make_node(open, name, rustix::fs::FileType::CharacterDevice, &metadata)?;
+        }
+        (_, FileType::BlockDevice) => {
+            make_node(open, name, rustix::fs::FileType::BlockDevice, &metadata)?;
+        }
+        (
+            Content::Directory | Content::Parent | Content::Special,
+            FileType::File | FileType::Directory | FileType::Symlink,
+        ) => unreachable!("directories are made before, files have content"),
+    }
+    metadata::set_xattrs_at(folder, name, &item.xattrs)?;
+    Ok(metadata::set_modified_at(folder, name, time)?)
+}
+
+fn make_node(
+    open: &OpenDirectory,
+    name: &OsStr,
+    kind: rustix::fs::FileType,
+    metadata: &Metadata,
+) -> Result<(), Problem> {
+    rustix::fs::mknodat(open.folder(), name, kind, Mode::RUSR | Mode::WUSR, metadata.device)?;
+    metadata::set_owner_at(open.folder(), name, metadata.uid, metadata.gid)?;
+    Ok(metadata::set_mode_at(open.folder(), name, metadata.mode)?)
+}
+
+fn new_file(folder: impl AsFd, name: &OsStr) -> Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?))
+}
+
+/// Copies all bytes of `source`, of which there are about `size`.
+fn copy_bytes(mut source: &File, mut target: &File, size: u64) -> io::Result<()> {
+    if size <= SMALL {
+        let mut bytes = Vec::with_capacity(usize::try_from(size + 1).unwrap_or_default());
+        source.take(SMALL + 1).read_to_end(&mut bytes)?;
+        target.write_all(&bytes)?;
+        if bytes.len() as u64 <= SMALL {
+            return Ok(());
+        }
+    } else if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    // The standard library has the kernel copy where it can, and knows where it cannot.
+    io::copy(&mut source, &mut target).map(drop)
+}
+
+/// A context may change between being hashed and being copied; what was copied must be what was
+/// hashed, since it will be found under that hash.
+fn check_unchanged(
+    item: &Item,
+    digest: Digest,
+    source: &File,
+    copied: &File,
+) -> Result<(), Problem> {
+    if Metadata::of(source)?.is_same_version(&item.metadata) {
+        return Ok(());
+    }
+    // Touched, perhaps, and nothing else.
+    let mut bytes = copied;
+    io::Seek::rewind(&mut bytes)?;
+    match Digest::of_stream(bytes)? {
+        (found, _) if found == digest => Ok(()),
+        _ => Err(Problem::Other(FileError::Changed(item.entry.absolute_path()))),
+    }
+}
+
+/// Writes a file of given bytes to `path`, whose parent exists.
+pub(super) fn write_file(
+    destination: &mut Destination,
+    path: &Path,
+    mode: u32,
+    owner: (u32, u32),
+    time: Option<i64>,
+    data: &[u8],
+) -> Result<(), FileError> {
+    let failed = |source| FileError::io(path, source);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().ok_or_else(|| failed(Errno::ISDIR.into()))?;
+    match destination.entry(folder)? {
+        Some(entry) if entry.metadata().is_directory() => {}
+        Some(_) => return Err(failed(Errno::NOTDIR.into())),
+        None => return Err(failed(Errno::NOENT.into())),
+    }
+    let open = destination.open_directory(folder)?;
+    open.clear(destination.below(), name)?;
+    let mut file = new_file(open.folder(), name).map_err(|error| failed(error.into()))?;
+    file.write_all(data).map_err(failed)?;
+    metadata::set_owner_and_mode(&file, owner.0, owner.1, mode).map_err(failed)?;
+    if let Some(time) = time {
+        metadata::set_modified(&file, Timestamp::from_seconds(time)).map_err(failed)?;
+    }
+    destination.note(path.to_owned(), Digest::of(data));
+    Ok(())
+}

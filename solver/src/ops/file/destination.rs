@@ -1,0 +1,270 @@
+//! The tree that files are written to: layers to look at, and one new layer folder on top to write
+//! into.
+//!
+//! All paths here are resolved ones: relative to the root, no component a link. A directory that
+//! only exists below is made in the new layer, with the same mode, owner and attributes, as soon as
+//! something is written into it: what overlayfs does when it copies up.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::digest::Digest;
+use rbuild_cache::metadata::{self, Metadata, Timestamp};
+use rbuild_cache::view::{self, Entry, View};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::FileError;
+
+/// Where files are written to.
+pub(super) struct Destination {
+    below: View,
+    /// The layers below with the new one on top.
+    merged: View,
+    folder: PathBuf,
+    layer: OwnedFd,
+    /// Directories that are in the new layer, and whether something from below shows through.
+    known: HashMap<PathBuf, Shows>,
+    written: HashMap<PathBuf, Digest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    Below,
+}
+
+/// What a directory gets that was not there before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewDirectory {
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) time: Option<i64>,
+}
+
+/// A directory of the new layer, opened to write into.
+pub(super) struct OpenDirectory {
+    path: PathBuf,
+    folder: OwnedFd,
+    /// What is there below, if something can be.
+    below: Option<Entry>,
+}
+
+impl Destination {
+    /// Writes into `folder`, an empty one, as a layer over `below`.
+    pub(super) fn new(below: &View, folder: &Path) -> Result<Self, FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let layer = rustix::fs::open(folder, flags, Mode::empty())
+            .map_err(|error| FileError::State(error.into()))?;
+        let shows = if below.is_empty() { Shows::Nothing } else { Shows::Below };
+        let destination = Self {
+            below: below.clone(),
+            merged: below.with_layer(folder.to_owned()),
+            folder: folder.to_owned(),
+            layer,
+            known: HashMap::from([(PathBuf::new(), shows)]),
+            written: HashMap::new(),
+        };
+        if shows == Shows::Below {
+            let root = below.root()?;
+            destination.dress_as(Path::new(""), below, &root)?;
+        }
+        Ok(destination)
+    }
+
+    /// The digests of what was written.
+    pub(super) fn finish(self) -> HashMap<PathBuf, Digest> {
+        self.written
+    }
+
+    /// Notes that the file at `path` has these bytes.
+    pub(super) fn note(&mut self, path: PathBuf, digest: Digest) {
+        self.written.insert(path, digest);
+    }
+
+    /// Where `path` leads, links followed, relative to the root.
+    pub(super) fn resolve(&self, path: &Path) -> Result<PathBuf, FileError> {
+        Ok(self.merged.resolve(path)?.path)
+    }
+
+    /// What is at `path`, a resolved one, by now.
+    pub(super) fn entry(&self, path: &Path) -> Result<Option<Entry>, FileError> {
+        Ok(self.merged.lookup(path)?)
+    }
+
+    /// Makes `path` and what is missing on the way. Returns those that were made, outermost first.
+    pub(super) fn make_directories(
+        &mut self,
+        path: &Path,
+        new: NewDirectory,
+    ) -> Result<Vec<PathBuf>, FileError> {
+        let mut made = Vec::new();
+        let mut here = PathBuf::new();
+        for component in path.components() {
+            here.push(component);
+            if self.known.contains_key(&here) {
+                continue;
+            }
+            if self.make_directory(&here, new)? {
+                made.push(here.clone());
+            }
+        }
+        Ok(made)
+    }
+
+    /// Makes the directory `path`, whose parent exists; returns whether it was missing.
+    pub(super) fn make_directory(
+        &mut self,
+        path: &Path,
+        new: NewDirectory,
+    ) -> Result<bool, FileError> {
+        match self.entry(path)? {
+            Some(entry) if entry.metadata().is_directory() => return Ok(false),
+            Some(_) => return Err(FileError::NotADirectory(Path::new("/").join(path))),
+            None => {}
+        }
+        if let Some(parent) = path.parent()
+            && !self.entry(parent)?.is_some_and(|entry| entry.metadata().is_directory())
+        {
+            return Err(FileError::io(path, Errno::NOENT.into()));
+        }
+        self.create(path)?;
+        let failed = |source| FileError::io(path, source);
+        let folder = self.open(path)?;
+        metadata::set_owner_and_mode(&folder, new.owner.0, new.owner.1, new.mode)
+            .map_err(failed)?;
+        if let Some(time) = new.time {
+            metadata::set_modified(&folder, Timestamp::from_seconds(time)).map_err(failed)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes an empty directory in the new layer, where the tree has none. Its parent exists.
+    pub(super) fn create(&mut self, path: &Path) -> Result<(), FileError> {
+        self.copy_up(path.parent().unwrap_or(Path::new("")))?;
+        let failed = |error: Errno| FileError::io(path, error.into());
+        rustix::fs::mkdirat(&self.layer, path, Mode::RWXU).map_err(failed)?;
+        // What is not there may be there below, under a file that this layer replaced before.
+        if self.below.lookup(path)?.is_some_and(|entry| entry.metadata().is_directory()) {
+            let folder = self.open(path)?;
+            metadata::mark_opaque(&folder).map_err(|source| FileError::io(path, source))?;
+        }
+        self.known.insert(path.to_owned(), Shows::Nothing);
+        Ok(())
+    }
+
+    /// Makes sure that the directory `path`, which the tree has, is in the new layer.
+    pub(super) fn copy_up(&mut self, path: &Path) -> Result<(), FileError> {
+        let mut here = PathBuf::new();
+        for component in path.components() {
+            here.push(component);
+            if self.known.contains_key(&here) {
+                continue;
+            }
+            let failed = |error: Errno| FileError::io(&here, error.into());
+            rustix::fs::mkdirat(&self.layer, &here, Mode::RWXU).map_err(failed)?;
+            let Some(entry) = self.below.lookup(&here)? else {
+                return Err(failed(Errno::NOENT));
+            };
+            self.dress_as(&here, &self.below, &entry)?;
+            self.known.insert(here.clone(), Shows::Below);
+        }
+        Ok(())
+    }
+
+    /// Gives the directory `path` of the new layer what `entry` has.
+    fn dress_as(&self, path: &Path, view: &View, entry: &Entry) -> Result<(), FileError> {
+        let failed = |source| FileError::io(path, source);
+        let folder = self.open(path)?;
+        let Metadata { uid, gid, mode, modified, .. } = *entry.metadata();
+        metadata::set_owner_and_mode(&folder, uid, gid, mode).map_err(failed)?;
+        let xattrs = view.xattrs(entry)?;
+        metadata::set_xattrs_at(&folder, OsStr::new(""), &xattrs).map_err(failed)?;
+        metadata::set_modified(&folder, modified).map_err(failed)
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd, FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        view::open_beneath(self.layer.as_fd(), path, flags)
+            .map_err(|source| FileError::io(path, source))
+    }
+
+    /// Opens a directory that the tree has, to write into.
+    pub(super) fn open_directory(&mut self, path: &Path) -> Result<OpenDirectory, FileError> {
+        self.copy_up(path)?;
+        let below = match self.known.get(path) {
+            Some(Shows::Nothing) => None,
+            Some(Shows::Below) | None => self.below.lookup(path)?,
+        };
+        Ok(OpenDirectory { path: path.to_owned(), folder: self.open(path)?, below })
+    }
+
+    /// Removes whatever is at `path`, which is about to be replaced: only the new layer's own part
+    /// needs it, the rest will be hidden by what comes.
+    pub(super) fn remove(&mut self, path: &Path) -> Result<(), FileError> {
+        let failed = |source| FileError::io(path, source);
+        let Some(metadata) = Metadata::at(&self.layer, path.as_os_str()).map_err(failed)? else {
+            return Ok(());
+        };
+        if metadata.is_directory() {
+            // The path is the new layer's own, and no component of it is a link.
+            fs_err::remove_dir_all(self.folder.join(path)).map_err(failed)?;
+            self.known.retain(|known, _| !known.starts_with(path));
+        } else {
+            rustix::fs::unlinkat(&self.layer, path, AtFlags::empty())
+                .map_err(|error| failed(error.into()))?;
+        }
+        self.written.retain(|written, _| !written.starts_with(path));
+        Ok(())
+    }
+
+    /// The new layer's folder.
+    pub(super) fn layer(&self) -> BorrowedFd<'_> {
+        self.layer.as_fd()
+    }
+
+    /// The layers below, for [`OpenDirectory::clear`].
+    pub(super) fn below(&self) -> &View {
+        &self.below
+    }
+}
+
+impl OpenDirectory {
+    /// The descriptor.
+    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Makes way for a file called `name`.
+    ///
+    /// # Errors
+    /// [`FileError::ReplaceDirectory`] when it is a directory.
+    pub(super) fn clear(&self, below: &View, name: &OsStr) -> Result<(), FileError> {
+        let path = self.path.join(name);
+        let failed = |source| FileError::io(&path, source);
+        let refused = || FileError::ReplaceDirectory(Path::new("/").join(&path));
+        match Metadata::at(&self.folder, name).map_err(failed)? {
+            Some(metadata) if metadata.is_directory() => return Err(refused()),
+            Some(_) => {
+                rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())
+                    .map_err(|error| failed(error.into()))?;
+            }
+            None => {
+                if let Some(directory) = &self.below
+                    && let Some(entry) = below.child(directory, name)?
+                    && entry.metadata().is_directory()
+                {
+                    return Err(refused());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything in it is in the new layer.
+    pub(super) fn is_new(&self) -> bool {
+        self.below.is_none()
+    }
+}

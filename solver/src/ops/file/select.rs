@@ -1,0 +1,276 @@
+//! Which files of a source a COPY means: wildcards, `--parents`, `--exclude`.
+//!
+//! Follows BuildKit's copier (tonistiigi/fsutil, copy/copy.go) in what it selects, and its content
+//! hash (cache/contenthash) in the errors: both look at every path, there one after the other, here
+//! once.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rbuild_cache::checksum::FileMemo;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::metadata::{FileType, Metadata, Xattrs};
+use rbuild_cache::pattern::{self, ParentMatches, PatternMatcher};
+use rbuild_cache::view::{Entry, View};
+
+use super::FileError;
+
+/// What of a tree is copied to one place.
+#[derive(Debug)]
+pub(super) struct Selection {
+    pub(super) view: View,
+    /// What the source is called: its name at the destination unless it is a directory.
+    pub(super) name: OsString,
+    /// The source itself first, with an empty path; each directory before what is in it.
+    pub(super) items: Vec<Item>,
+}
+
+/// Something to copy.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Relative to the source.
+    pub(super) path: PathBuf,
+    pub(super) entry: Entry,
+    /// As it was when its bytes were hashed.
+    pub(super) metadata: Metadata,
+    pub(super) content: Content,
+    pub(super) xattrs: Xattrs,
+    /// An earlier item that is the same file.
+    pub(super) same_as: Option<usize>,
+}
+
+/// What an [`Item`] holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A directory that is copied itself.
+    Directory,
+    /// A directory that is only on the way to something that is copied.
+    Parent,
+    File(Digest),
+    Symlink(PathBuf),
+    /// A device, a FIFO or a socket.
+    Special,
+}
+
+/// How sources are read.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) exclude: PatternMatcher,
+    pub(super) parents: bool,
+    /// Wildcards mean something, and a link in the last place is followed. Not so for sources that
+    /// are no paths of the user's (files by http, git repositories).
+    pub(super) wildcards: bool,
+}
+
+/// A source that was found.
+pub(super) struct Match {
+    pub(super) root: Entry,
+    pub(super) name: OsString,
+    include: Option<PatternMatcher>,
+}
+
+/// The places in `view` that `source` names, sorted. A pattern may match none.
+///
+/// # Errors
+/// [`FileError::NotFound`] when a path without wildcards does not exist.
+pub(super) fn matches(
+    view: &View,
+    source: &str,
+    options: &Options,
+) -> Result<Vec<Match>, FileError> {
+    let (source, include) = if options.parents {
+        let (parent, pattern) = source.split_once("/./").unwrap_or(("/", source));
+        let pattern = pattern::clean(&format!("/{pattern}"));
+        let pattern = pattern.trim_start_matches('/').to_owned();
+        (parent.to_owned(), Some(pattern))
+    } else {
+        (source.to_owned(), None)
+    };
+    let source = pattern::clean(&format!("/{source}"));
+    let required = include.as_ref().and_then(|include| {
+        let path = pattern::clean(&format!("{source}/{include}"));
+        (!pattern::has_wildcards(&path)).then_some(path)
+    });
+    let include = include.map(|include| PatternMatcher::new([include])).transpose()?;
+    let (before, wildcards) =
+        if options.wildcards { pattern::split_wildcards(&source) } else { (source, String::new()) };
+    let resolved = match options.wildcards {
+        true => view.resolve(Path::new(&before))?,
+        false => view.resolve_parent(Path::new(&before))?,
+    };
+    let Some(root) = resolved.entry else { return Err(FileError::NotFound(before)) };
+    if let Some(required) = required
+        && view.lookup(Path::new(&required))?.is_none()
+    {
+        return Err(FileError::NotFound(required));
+    }
+    if wildcards.is_empty() {
+        let name = Path::new(&before).file_name().unwrap_or_default().to_owned();
+        return Ok(vec![Match { root, name, include }]);
+    }
+    // A pattern that makes no sense is an error also where nothing is there to match.
+    pattern::glob_match(&wildcards, "")?;
+    let mut found = Vec::new();
+    let parts: Vec<&str> = wildcards.split('/').collect();
+    expand(view, &root, &parts, &mut found)?;
+    let mut matches = Vec::with_capacity(found.len());
+    for entry in found {
+        let name = entry.name().to_owned();
+        let path = entry.absolute_path();
+        let Some(root) = view.resolve(&path)?.entry else {
+            return Err(FileError::NotFound(path.display().to_string()));
+        };
+        matches.push(Match { root, name, include: include.clone() });
+    }
+    Ok(matches)
+}
+
+/// What is below `directory` and matches `parts`, one for each component. Links in the middle are
+/// not followed.
+fn expand(
+    view: &View,
+    directory: &Entry,
+    parts: &[&str],
+    found: &mut Vec<Entry>,
+) -> Result<(), FileError> {
+    let (part, rest) = parts.split_first().expect("there is at least one component");
+    for child in view.children(directory)? {
+        if !pattern::glob_match(part, &child.name().to_string_lossy())? {
+            continue;
+        }
+        if rest.is_empty() {
+            found.push(child);
+        } else {
+            expand(view, &child, rest, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks at everything that is copied of `found`, reads the bytes of what `memo` does not know, and
+/// notes which files are one.
+pub(super) fn select(
+    view: &View,
+    found: Match,
+    exclude: &PatternMatcher,
+    memo: &FileMemo,
+) -> Result<Selection, FileError> {
+    let filter = Filter { include: found.include.as_ref(), exclude };
+    let said = Said::default();
+    let mut entries = vec![(PathBuf::new(), found.root.clone(), false)];
+    if found.root.metadata().is_directory() {
+        entries.extend(filter.below(view, Path::new(""), &found.root, &said)?);
+    }
+    let mut items: Vec<Item> = entries
+        .into_par_iter()
+        .map(|(path, entry, parent)| item(view, path, entry, parent, memo))
+        .collect::<Result<_, _>>()?;
+    note_hard_links(&mut items);
+    Ok(Selection { view: view.clone(), name: found.name, items })
+}
+
+fn item(
+    view: &View,
+    path: PathBuf,
+    entry: Entry,
+    parent: bool,
+    memo: &FileMemo,
+) -> Result<Item, FileError> {
+    let mut metadata = *entry.metadata();
+    let content = match metadata.file_type {
+        FileType::Directory if parent => Content::Parent,
+        FileType::Directory => Content::Directory,
+        FileType::File => {
+            let (digest, read) = memo.digest(view, &entry)?;
+            metadata = read;
+            Content::File(digest)
+        }
+        FileType::Symlink => Content::Symlink(view.read_link(&entry)?),
+        FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
+            Content::Special
+        }
+    };
+    let xattrs = view.xattrs(&entry)?;
+    Ok(Item { path, entry, metadata, content, xattrs, same_as: None })
+}
+
+/// Two names are one file only inside one layer: the store may keep equal files of several layers
+/// as one.
+fn note_hard_links(items: &mut [Item]) {
+    let mut first = HashMap::new();
+    for (index, item) in items.iter_mut().enumerate() {
+        if item.metadata.is_file() && item.metadata.links > 1 {
+            let file = (item.entry.layer(), item.metadata.file_system, item.metadata.inode);
+            let first = *first.entry(file).or_insert(index);
+            item.same_as = (first != index).then_some(first);
+        }
+    }
+}
+
+/// `--parents` and `--exclude`.
+struct Filter<'a> {
+    include: Option<&'a PatternMatcher>,
+    exclude: &'a PatternMatcher,
+}
+
+/// What the patterns said about a directory.
+#[derive(Clone, Default)]
+struct Said {
+    include: ParentMatches,
+    exclude: ParentMatches,
+}
+
+impl Filter<'_> {
+    /// What is copied of the content of `directory`, and whether it is only a parent.
+    fn below(
+        &self,
+        view: &View,
+        path: &Path,
+        directory: &Entry,
+        said: &Said,
+    ) -> Result<Vec<(PathBuf, Entry, bool)>, FileError> {
+        let children = view.children(directory)?;
+        let below: Vec<Vec<(PathBuf, Entry, bool)>> = children
+            .into_par_iter()
+            .map(|child| self.one(view, path.join(child.name()), child, said))
+            .collect::<Result<_, _>>()?;
+        Ok(below.into_iter().flatten().collect())
+    }
+
+    fn one(
+        &self,
+        view: &View,
+        path: PathBuf,
+        entry: Entry,
+        said: &Said,
+    ) -> Result<Vec<(PathBuf, Entry, bool)>, FileError> {
+        let directory = entry.metadata().is_directory();
+        let mut below = Said::default();
+        let (mut included, mut excluded) = (true, false);
+        if self.include.is_some() || !self.exclude.patterns().is_empty() {
+            let name = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
+            if let Some(include) = self.include {
+                (included, below.include) = include.matches(&name, &said.include);
+                if !included && !(directory && include.may_match_below(&name)) {
+                    return Ok(Vec::new());
+                }
+            }
+            (excluded, below.exclude) = self.exclude.matches(&name, &said.exclude);
+            if excluded && !(directory && !self.exclude.covers(&name)) {
+                return Ok(Vec::new());
+            }
+        }
+        if !directory {
+            return Ok(vec![(path, entry, false)]);
+        }
+        let matched = included && !excluded;
+        let inside = self.below(view, &path, &entry, &below)?;
+        if !matched && inside.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(std::iter::once((path, entry, !matched)).chain(inside).collect())
+    }
+}
