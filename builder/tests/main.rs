@@ -29,4 +29,5 @@ mod language;
 mod outputs;
 mod progress;
 mod registries;
+mod registry_client;
 mod sandbox;

@@ -20,7 +20,7 @@ use url::Url;
 use super::clients::{self, Clients, SILENCE, Sent};
 use super::credentials::{Credential, Credentials};
 use super::error::Cause;
-use super::hosts::{Endpoint, Hosts};
+use super::hosts::{self, Endpoint, Hosts};
 use super::proxy;
 use super::retry::{Patience, retry_after};
 use super::transport;
@@ -247,19 +247,20 @@ impl Authenticator {
     async fn fetch_token(
         &self,
         clients: &Clients,
-        hosts: &Hosts,
+        configured: &Hosts,
         request: TokenRequest<'_>,
         credential: Option<Credential>,
     ) -> Result<(Token, Option<String>), Cause> {
         let refused = |detail: String| Cause::Token { realm: request.shown(), detail };
         let host = transport::host_of(request.realm)
             .ok_or_else(|| refused("its address has no host".to_owned()))?;
-        let secure = request.realm.scheme() == "https" || proxy::is_loopback(&host);
+        let secure =
+            request.realm.scheme() == "https" || proxy::is_loopback(hosts::host_name(&host));
         if credential.is_some() && !secure {
             return Err(refused("it wants the password without TLS".to_owned()));
         }
-        let scheme = transport::scheme_for(request.realm, &host, hosts);
-        let client = clients.client(&host, scheme, hosts.own(&host))?;
+        let scheme = transport::scheme_for(request.realm, &host, configured);
+        let client = clients.client(&host, scheme, configured.own(&host))?;
         let mut patience = Patience::new(self.patience / 2);
         loop {
             let begun = Instant::now();

@@ -163,13 +163,8 @@ pub async fn exchange(
 /// What a failed exchange says to the user.
 pub fn cause_of(error: &reqwest::Error) -> Cause {
     let reason = root_cause(error);
-    let mut source = error.source();
-    while let Some(e) = source {
-        let of_io = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if e.is::<rustls::Error>() || of_io.is_some_and(|e| e.is::<rustls::Error>()) {
-            return Cause::Handshake(reason);
-        }
-        source = e.source();
+    if is_of_tls(error) {
+        return Cause::Handshake(reason);
     }
     if error.is_timeout() {
         return Cause::Unreachable(format!("no connection within {} seconds", CONNECT.as_secs()));
@@ -179,9 +174,18 @@ pub fn cause_of(error: &reqwest::Error) -> Cause {
 
 /// The innermost message: the outer ones repeat the address and say "error sending request".
 fn root_cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
+    let mut innermost: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Whether the fault is one of TLS. Errors of connecting are wrapped in IO errors, whose `source`
+/// leaves out what they wrap.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|wrapped| is_of_tls(wrapped))
+        || error.source().is_some_and(is_of_tls)
 }

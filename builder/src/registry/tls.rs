@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -94,13 +98,25 @@ pub fn without_roots() -> ClientConfig {
 
 /// The configuration for `host`, which shows a certificate that somebody we know signed.
 pub fn verified(host: &str, certificates: &HostCertificates) -> Result<ClientConfig, TlsError> {
-    let mut roots = system_roots().clone();
+    let mut trusted = system_certificates().to_vec();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(trusted.iter().cloned());
     for path in &certificates.authorities {
         for certificate in read_certificates(path)? {
-            roots.add(certificate).map_err(|e| pem(path, "certificate", e))?;
+            roots.add(certificate.clone()).map_err(|e| pem(path, "certificate", e))?;
+            trusted.push(certificate);
         }
     }
-    let builder = builder().with_root_certificates(roots);
+    let refused = |reason: String| TlsError::Refused { host: host.to_owned(), reason };
+    if roots.is_empty() {
+        return Err(refused("there is no certificate authority to trust on this system".into()));
+    }
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|e| refused(e.to_string()))?;
+    let builder = builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(KnownCertificate { chains, trusted }));
     with_identity(host, certificates, builder)
 }
 
@@ -142,18 +158,17 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())).clone()
 }
 
-/// The system's roots, read once. Roots that rustls cannot parse are left out, as other programs
-/// do: a system's list has odd ones, and a host signed by such a one is refused with its name.
-fn system_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
-    ROOTS.get_or_init(|| {
+/// The system's roots, read once. Those that rustls cannot parse are left out later, as other
+/// programs do: a system's list has odd ones, and a host signed by such a one is refused with its
+/// name.
+fn system_certificates() -> &'static [CertificateDer<'static>] {
+    static CERTIFICATES: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+    CERTIFICATES.get_or_init(|| {
         let loaded = rustls_native_certs::load_native_certs();
         for error in &loaded.errors {
             tracing::warn!(%error, "a root certificate of the system cannot be read");
         }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(loaded.certs);
-        roots
+        loaded.certs
     })
 }
 
@@ -169,6 +184,77 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 
 fn pem(path: &Path, what: &'static str, reason: impl ToString) -> TlsError {
     TlsError::Pem { path: path.to_owned(), what, reason: reason.to_string() }
+}
+
+/// Takes what a known authority signed, and what is itself in the list of the trusted: a registry's
+/// self-signed certificate, which `openssl req -x509` marks as an authority. webpki refuses an
+/// authority as the end of a chain; docker and podman take it.
+#[derive(Debug)]
+struct KnownCertificate {
+    chains: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl KnownCertificate {
+    /// Whether `error` says no more than that the certificate is marked as an authority. webpki
+    /// has no type that could be matched here without depending on it; it looks at this after the
+    /// dates.
+    fn is_about_authority(error: &rustls::Error) -> bool {
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(error)) => {
+                error.to_string().contains("CaUsedAsEndEntity")
+            }
+            _ => false,
+        }
+    }
+}
+
+impl ServerCertVerifier for KnownCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let by_chain = self.chains.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match by_chain {
+            Err(error) if Self::is_about_authority(&error) && self.trusted.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate, but still checks that the host has its key.
