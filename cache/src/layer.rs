@@ -6,7 +6,9 @@
 pub mod apply;
 pub mod compress;
 pub mod content;
+pub mod diff;
 pub mod entries;
+pub mod flatten;
 pub mod pack;
 pub mod tar_reader;
 pub mod whiteout;

@@ -9,6 +9,7 @@
 //! not. In a later boot the tree is compared with its digest before it is used for the first time,
 //! and dropped when it does not agree.
 
+mod copy;
 mod overlay;
 
 use std::collections::HashMap;
@@ -20,10 +21,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+pub use copy::CopySnapshotter;
 pub use overlay::OverlaySnapshotter;
 
 use crate::digest::{DiffId, Digest, TreeDigest};
 use crate::layer::content::{self, Content, Known};
+use crate::layer::diff::Before;
+use crate::layer::whiteout;
 use crate::remove::remove_tree;
 use crate::session::{Session, Temporary, held_names, random_name};
 
@@ -109,6 +113,9 @@ pub enum SnapshotError {
     /// A parent that was named is not there.
     #[error("snapshot `{0}` is missing")]
     Missing(SnapshotId),
+    /// The tree was prepared by another kind of snapshotter.
+    #[error("the tree was prepared by another snapshotter")]
+    Foreign,
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -154,6 +161,17 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().folder(id)
     }
 
+    /// The folders of `ids`, for mounting or merging, in the same order: lowest first.
+    ///
+    /// What is below a snapshot whose root is opaque is left out, since overlayfs looks for that
+    /// mark on all folders but a layer's root.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Missing`] when one is not there.
+    fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.committed().lower(ids)
+    }
+
     /// Removes a snapshot unless a running process holds it; returns whether it is gone.
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
         self.committed().remove(id)
@@ -165,9 +183,24 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     }
 }
 
-/// Picks the snapshotter for what this kernel and this user can do.
-pub fn choose(committed: Committed) -> Result<Arc<dyn Snapshotter>, SnapshotError> {
-    Ok(Arc::new(OverlaySnapshotter::new(committed)))
+/// A kind of snapshotter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotterKind {
+    /// Mounts with overlayfs.
+    #[default]
+    Overlay,
+    /// Copies; for kernels and users that cannot mount.
+    Copy,
+}
+
+impl SnapshotterKind {
+    /// The snapshotter of this kind that keeps its trees among `committed`.
+    pub fn over(self, committed: Committed) -> Arc<dyn Snapshotter> {
+        match self {
+            Self::Overlay => Arc::new(OverlaySnapshotter::new(committed)),
+            Self::Copy => Arc::new(CopySnapshotter::new(committed)),
+        }
+    }
 }
 
 /// A folder that is being filled. Dropped, it is removed.
@@ -215,6 +248,7 @@ pub struct Active {
 #[derive(Debug)]
 enum ActiveKind {
     Overlay { lower: Vec<PathBuf> },
+    Copy(Before),
 }
 
 /// How an [`Active`] tree is seen.
@@ -242,6 +276,7 @@ impl Active {
                 upper: self.draft.folder(),
                 work: self.draft.temporary.path().join("work"),
             },
+            ActiveKind::Copy(_) => ActiveRoot::Folder(self.draft.temporary.path().join("merged")),
         }
     }
 }
@@ -254,6 +289,8 @@ pub struct Committed {
     boot: Arc<str>,
     /// Looked up or committed by this process, and held by it: they stay as they are.
     found: Arc<Mutex<HashMap<SnapshotId, Snapshot>>>,
+    /// Whether the roots of snapshots hide everything below.
+    opaque: Arc<Mutex<HashMap<SnapshotId, bool>>>,
 }
 
 /// What `meta` holds.
@@ -273,7 +310,7 @@ impl Committed {
             Err(_) => random_name().into(),
             Ok(text) => text.trim().into(),
         };
-        Ok(Self { folder, session, boot, found: Arc::default() })
+        Ok(Self { folder, session, boot, found: Arc::default(), opaque: Arc::default() })
     }
 
     fn draft(&self) -> Result<Draft, SnapshotError> {
@@ -358,9 +395,28 @@ impl Committed {
         self.folder.join(id.as_str()).join("fs")
     }
 
-    /// The folder of a snapshot that is there.
-    fn existing_folder(&self, id: &SnapshotId) -> Result<PathBuf, SnapshotError> {
-        self.get(id)?.map(|_| self.folder(id)).ok_or_else(|| SnapshotError::Missing(id.clone()))
+    fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        let mut folders = Vec::with_capacity(ids.len());
+        for id in ids {
+            self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))?;
+            let folder = self.folder(id);
+            if self.is_opaque(id, &folder)? {
+                folders.clear();
+            }
+            folders.push(folder);
+        }
+        Ok(folders)
+    }
+
+    /// Asked once for each snapshot: a build asks for each step about all the steps before.
+    fn is_opaque(&self, id: &SnapshotId, folder: &Path) -> Result<bool, SnapshotError> {
+        let mut opaque = self.opaque.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = opaque.get(id) {
+            return Ok(*known);
+        }
+        let is_opaque = whiteout::is_opaque(folder)?;
+        opaque.insert(id.clone(), is_opaque);
+        Ok(is_opaque)
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
@@ -415,4 +471,237 @@ fn write_meta(path: &Path, meta: &Meta) -> io::Result<()> {
 
 fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::entries::{Kind, entries};
+    use crate::state::StateFolder;
+
+    fn states() -> Vec<(tempfile::TempDir, StateFolder)> {
+        [SnapshotterKind::Overlay, SnapshotterKind::Copy]
+            .map(|kind| {
+                let top = tempfile::tempdir().unwrap();
+                let state = StateFolder::open_with(top.path(), kind).unwrap();
+                (top, state)
+            })
+            .into()
+    }
+
+    /// Commits a step that `script` (of /bin/sh, in the tree's root) makes on top of `parents`.
+    /// `None` where overlayfs cannot be mounted.
+    fn run(state: &StateFolder, parents: &[SnapshotId], script: &str) -> Option<Snapshot> {
+        let snapshots = state.snapshots();
+        let active = snapshots.prepare(parents).unwrap();
+        let mut shell = match active.root() {
+            ActiveRoot::Folder(folder) => {
+                let mut shell = std::process::Command::new("sh");
+                shell.current_dir(folder).args(["-euc", script]);
+                shell
+            }
+            ActiveRoot::Overlay { lower, upper, work } => {
+                if !rustix::process::geteuid().is_root() {
+                    tracing::warn!("skipped: mounting overlayfs here needs root");
+                    return None;
+                }
+                let empty = state.temporary().unwrap();
+                let lower = if lower.is_empty() { vec![empty.path().to_owned()] } else { lower };
+                let lower: Vec<String> =
+                    lower.iter().rev().map(|path| path.display().to_string()).collect();
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off,index=off",
+                    lower.join(":"),
+                    upper.display(),
+                    work.display()
+                );
+                let mount = state.temporary().unwrap();
+                let script = format!(
+                    "mount -t overlay overlay -o '{options}' '{0}'; cd '{0}'; {script}",
+                    mount.path().display()
+                );
+                let mut shell = std::process::Command::new("unshare");
+                shell.args(["-m", "sh", "-euc", &script]);
+                let status = shell.status().unwrap();
+                assert!(status.success(), "{script}");
+                return Some(snapshots.commit_active(&SnapshotId::random(), active).unwrap());
+            }
+        };
+        assert!(shell.status().unwrap().success(), "{script}");
+        Some(snapshots.commit_active(&SnapshotId::random(), active).unwrap())
+    }
+
+    /// What all snapshots together show.
+    fn merged(state: &StateFolder, ids: &[SnapshotId]) -> Vec<String> {
+        let folder = state.temporary().unwrap();
+        for layer in state.snapshots().lower(ids).unwrap() {
+            crate::layer::flatten::add_layer(&layer, folder.path()).unwrap();
+        }
+        let show = |entry: crate::layer::entries::Entry| match entry.kind {
+            Kind::Folder { opaque } => {
+                format!("{}/{}", entry.path.display(), ["", "!"][usize::from(opaque)])
+            }
+            Kind::File { .. } => {
+                let text = fs_err::read_to_string(folder.path().join(&entry.path)).unwrap();
+                format!("{}={}", entry.path.display(), text.trim_end())
+            }
+            Kind::HardLink(first) => format!("{}=>{}", entry.path.display(), first.display()),
+            other => format!("{} {other:?}", entry.path.display()),
+        };
+        entries(folder.path()).unwrap().into_iter().map(show).collect()
+    }
+
+    /// The paths of one layer.
+    fn paths(state: &StateFolder, id: &SnapshotId) -> Vec<String> {
+        let entries = entries(&state.snapshots().folder(id)).unwrap().into_iter();
+        entries
+            .map(|entry| match entry.kind {
+                Kind::Whiteout => format!("-{}", entry.path.display()),
+                _ => entry.path.display().to_string(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_step_keeps_what_it_changed_and_nothing_else() {
+        for (_top, state) in states() {
+            let base = "mkdir d e f; echo 1 > d/a; echo 2 > d/b; echo 3 > e/c; echo 4 > f/d; \
+                        echo 5 > g; ln g h; echo 6 > top";
+            let Some(base) = run(&state, &[], base) else { continue };
+            let check = |script: &str, changed: Option<&[&str]>, expected: &[&str]| {
+                let Some(step) = run(&state, &[base.id.clone()], script) else { return };
+                if let Some(changed) = changed {
+                    assert_eq!(paths(&state, &step.id), changed, "{script}");
+                }
+                let shown = merged(&state, &[base.id.clone(), step.id]);
+                let differs = |line: &&String| !base_lines(&state, &base).contains(line);
+                let shown: Vec<&String> = shown.iter().filter(differs).collect();
+                assert_eq!(shown, expected, "{script}");
+            };
+            check(":", Some(&[]), &[]);
+            check("echo x > d/a", Some(&["d", "d/a"]), &["d/a=x"]);
+            check("chmod 600 top", Some(&["top"]), &[]);
+            check("rm d/a", Some(&["d", "-d/a"]), &[]);
+            check("rm -r d", Some(&["-d"]), &[]);
+            // Opaque, or each path deleted where the folder has the old one's inode.
+            check("rm -r d; mkdir d; echo x > d/x", None, &["d/x=x"]);
+            check("rm -r d; echo x > d", Some(&["d"]), &["d=x"]);
+            check("rm top; mkdir -p top/in", Some(&["top", "top/in"]), &["top/", "top/in/"]);
+            check("mv e moved", Some(&["-e", "moved", "moved/c"]), &["moved/", "moved/c=3"]);
+        }
+    }
+
+    fn base_lines(state: &StateFolder, base: &Snapshot) -> Vec<String> {
+        merged(state, &[base.id.clone()])
+    }
+
+    #[test]
+    fn steps_lie_on_top_of_each_other() {
+        for (_top, state) in states() {
+            let Some(one) = run(&state, &[], "mkdir d; echo 1 > d/a; echo 1 > b") else { continue };
+            let ids = vec![one.id];
+            let two = run(&state, &ids, "rm d/a; echo 2 > d/c").unwrap();
+            let ids = [ids, vec![two.id]].concat();
+            let three = run(&state, &ids, "test ! -e d/a; rm -r d; mkdir d; echo 3 > d/a").unwrap();
+            let ids = [ids, vec![three.id]].concat();
+            assert_eq!(merged(&state, &ids), ["b=1", "d/", "d/a=3"]);
+        }
+    }
+
+    #[test]
+    fn an_opaque_root_hides_all_that_is_below() {
+        for (_top, state) in states() {
+            let Some(one) = run(&state, &[], "echo 1 > a") else { continue };
+            let draft = state.snapshots().draft().unwrap();
+            whiteout::set_opaque(&draft.folder()).unwrap();
+            let two = state.snapshots().commit(&SnapshotId::random(), draft).unwrap();
+            let ids = [one.id, two.id];
+            let three = run(&state, &ids, "test ! -e a; echo 3 > b").unwrap();
+            let ids = [&ids[..], &[three.id]].concat();
+            assert_eq!(merged(&state, &ids), ["b=3"]);
+        }
+    }
+
+    #[test]
+    fn a_commit_is_seen_by_others_and_a_draft_is_not() {
+        for (top, state) in states() {
+            let other = StateFolder::open(top.path()).unwrap();
+            let id = SnapshotId::random();
+            let draft = state.snapshots().draft().unwrap();
+            fs_err::write(draft.folder().join("a"), "text").unwrap();
+            assert_eq!(other.snapshots().get(&id).unwrap(), None);
+            let snapshot = state.snapshots().commit(&id, draft).unwrap();
+            assert_eq!(snapshot.size, 4);
+            assert_eq!(other.snapshots().get(&id).unwrap(), Some(snapshot.clone()));
+            assert_eq!(other.snapshots().list().unwrap(), [id.clone()]);
+            let again = state.snapshots().draft().unwrap();
+            assert_eq!(state.snapshots().commit(&id, again).unwrap(), snapshot, "it stays");
+            drop(state.snapshots().draft().unwrap());
+            let missing = SnapshotId::random();
+            let prepared = state.snapshots().prepare(&[missing]);
+            assert!(matches!(prepared, Err(SnapshotError::Missing(_))));
+        }
+    }
+
+    #[test]
+    fn what_somebody_holds_is_not_removed() {
+        for (top, state) in states() {
+            let id = SnapshotId::random();
+            let draft = state.snapshots().draft().unwrap();
+            state.snapshots().commit(&id, draft).unwrap();
+            let other = StateFolder::open(top.path()).unwrap();
+            assert!(!other.snapshots().remove(&id).unwrap());
+            assert!(state.snapshots().folder(&id).is_dir());
+            drop(state);
+            assert!(other.snapshots().remove(&id).unwrap());
+            assert_eq!(other.snapshots().get(&id).unwrap(), None);
+            assert!(other.snapshots().remove(&id).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_an_earlier_boot_is_compared_with_its_digest() {
+        let check = |damage: &dyn Fn(&Path), is_whole: bool| {
+            let top = tempfile::tempdir().unwrap();
+            let id = SnapshotId::random();
+            {
+                let state = StateFolder::open(top.path()).unwrap();
+                let draft = state.snapshots().draft().unwrap();
+                fs_err::write(draft.folder().join("a"), "text").unwrap();
+                state.snapshots().commit(&id, draft).unwrap();
+            }
+            let folder = top.path().join("snapshots").join(id.as_str());
+            let mut meta: Meta =
+                serde_json::from_slice(&fs_err::read(folder.join("meta")).unwrap()).unwrap();
+            meta.boot = "an earlier one".into();
+            write_meta(&folder.join("meta"), &meta).unwrap();
+            damage(&folder);
+            let state = StateFolder::open(top.path()).unwrap();
+            assert_eq!(state.snapshots().get(&id).unwrap().is_some(), is_whole);
+            assert_eq!(folder.exists(), is_whole);
+            if is_whole {
+                // From now on it is trusted: what follows is not looked at.
+                fs_err::write(folder.join("fs/a"), "TEXT").unwrap();
+                drop(state);
+                let state = StateFolder::open(top.path()).unwrap();
+                assert!(state.snapshots().get(&id).unwrap().is_some());
+            }
+        };
+        check(&|_| {}, true);
+        check(&|folder| fs_err::write(folder.join("fs/a"), "").unwrap(), false);
+        check(&|folder| fs_err::remove_file(folder.join("fs/a")).unwrap(), false);
+        check(&|folder| fs_err::write(folder.join("meta"), "").unwrap(), false);
+        check(&|folder| fs_err::remove_file(folder.join("meta")).unwrap(), false);
+    }
+
+    #[test]
+    fn names_are_not_paths() {
+        for wrong in ["", "step-", "step-../../x", "layer-00", "other-0123"] {
+            assert!(wrong.parse::<SnapshotId>().is_err(), "{wrong}");
+        }
+        let id = SnapshotId::random();
+        assert_eq!(id.as_str().parse(), Ok(id));
+        let layer = SnapshotId::of_layer(&DiffId(Digest::of("")));
+        assert_eq!(layer.as_str().parse(), Ok(layer));
+    }
 }

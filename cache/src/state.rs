@@ -8,7 +8,7 @@ use crate::index::{Index, IndexError};
 use crate::layout::Layout;
 use crate::lock::Locks;
 use crate::session::{self, Session, Temporary};
-use crate::snapshot::{self, Committed, SnapshotError, Snapshotter};
+use crate::snapshot::{Committed, SnapshotError, Snapshotter, SnapshotterKind};
 use crate::store::ContentStore;
 
 /// The folder in which rbuild keeps everything; see the crate's documentation for what is where.
@@ -50,6 +50,14 @@ impl StateFolder {
     /// Opens the state folder at `root`, makes it when it is missing, and removes what killed
     /// processes left in it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateError> {
+        Self::open_with(root, SnapshotterKind::default())
+    }
+
+    /// Like [`StateFolder::open`], with a given kind of snapshotter. Their snapshots are the same.
+    pub fn open_with(
+        root: impl Into<PathBuf>,
+        snapshotter: SnapshotterKind,
+    ) -> Result<Self, StateError> {
         let root = root.into();
         let is_made = is_made(&root)?;
         if !is_made {
@@ -65,7 +73,7 @@ impl StateFolder {
         let committed = Committed::new(root.join("snapshots"), Arc::clone(&session))?;
         let locks = Locks::new(root.join("locks"));
         Ok(Self {
-            snapshots: snapshot::choose(committed)?,
+            snapshots: snapshotter.over(committed),
             index: Arc::new(Index::open(&root.join("index.db"))?),
             layout: Layout::new(&root, blobs.clone(), locks.clone(), Arc::clone(&session)),
             locks,

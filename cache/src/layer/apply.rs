@@ -945,6 +945,7 @@ mod tests {
                 let entries = entries(folder).unwrap().into_iter();
                 entries.map(|mut entry| {
                     entry.inode = 0;
+                    entry.changed = (0, 0);
                     // A tar has whole seconds, and says nothing of a whiteout's.
                     let whole = if entry.kind == Kind::Whiteout { 0 } else { entry.mtime.0 };
                     entry.mtime = (whole, 0);

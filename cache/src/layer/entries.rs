@@ -36,6 +36,8 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Which file of its file system it is.
     pub inode: u64,
+    /// When anything about it changed last, set by the kernel alone.
+    pub changed: (i64, u32),
 }
 
 /// What a path of a layer is.
@@ -146,6 +148,7 @@ fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         xattrs,
         inode: stat.st_ino,
+        changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
     };
     Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
 }

@@ -162,6 +162,7 @@ impl<W: Write> Writer<'_, W> {
             mtime: (0, 0),
             xattrs: Vec::new(),
             inode: 0,
+            changed: (0, 0),
         };
         self.header(&nothing, EntryType::Regular, path, b"", 0)
     }

@@ -23,8 +23,7 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn prepare(&self, parents: &[SnapshotId]) -> Result<Active, SnapshotError> {
-        let lower = parents.iter().map(|id| self.committed.existing_folder(id));
-        let lower = lower.collect::<Result<_, _>>()?;
+        let lower = self.lower(parents)?;
         let draft = self.draft()?;
         fs_err::create_dir(draft.temporary.path().join("work"))?;
         Ok(Active { draft, kind: ActiveKind::Overlay { lower } })

@@ -1,0 +1,97 @@
+//! Puts layers together in one plain folder: what overlayfs would show, as files of its own.
+
+use std::io;
+use std::path::Path;
+
+use fs_err::File;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use super::entries::{Entry, Kind, entries};
+use super::whiteout::at;
+use crate::metadata::{self, Timestamp, Xattrs};
+use crate::remove::remove_tree;
+
+/// Adds the layer in `layer` to the plain folder `folder`, to which the layers below were added.
+///
+/// Each folder on the way to one of the layer's entries is an entry of the layer as well, and so a
+/// real folder here by the time: no link is ever followed.
+pub fn add_layer(layer: &Path, folder: &Path) -> io::Result<()> {
+    if super::whiteout::is_opaque(layer)? {
+        for entry in fs_err::read_dir(folder)? {
+            remove(&entry?.path())?;
+        }
+    }
+    let entries = entries(layer)?;
+    for entry in &entries {
+        add(layer, folder, entry)?;
+    }
+    // Times of folders change with what is written into them.
+    let folders = entries.iter().rev().filter(|entry| matches!(entry.kind, Kind::Folder { .. }));
+    for entry in folders {
+        set_time(&folder.join(&entry.path), entry)?;
+    }
+    Ok(())
+}
+
+fn add(layer: &Path, folder: &Path, entry: &Entry) -> io::Result<()> {
+    let path = folder.join(&entry.path);
+    let is_folder = fs_err::symlink_metadata(&path).is_ok_and(|there| there.is_dir());
+    match &entry.kind {
+        Kind::Folder { opaque } if is_folder && !opaque => {}
+        _ => remove(&path)?,
+    }
+    match &entry.kind {
+        Kind::Whiteout => return Ok(()),
+        Kind::HardLink(first) => return fs_err::hard_link(folder.join(first), &path),
+        Kind::Folder { .. } if path.exists() => {}
+        Kind::Folder { .. } => fs_err::create_dir(&path)?,
+        // A reflink where the file system has them.
+        Kind::File { .. } => drop(fs_err::copy(layer.join(&entry.path), &path)?),
+        Kind::Link(target) => {
+            let target = std::ffi::CString::new(target.clone()).map_err(io::Error::other)?;
+            rustix::fs::symlink(target, &path).map_err(|e| at(&path, e))?;
+        }
+        Kind::CharDevice(device) => node(&path, FileType::CharacterDevice, *device)?,
+        Kind::BlockDevice(device) => node(&path, FileType::BlockDevice, *device)?,
+        Kind::Fifo => node(&path, FileType::Fifo, 0)?,
+        Kind::Socket => node(&path, FileType::Socket, 0)?,
+    }
+    copy_metadata(&path, entry)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs_err::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => remove_tree(path),
+        Ok(_) => fs_err::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn node(path: &Path, kind: FileType, device: u64) -> io::Result<()> {
+    rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device)
+        .map_err(|e| at(path, e))
+}
+
+/// Gives `path` what `entry` says of owner, mode, attributes and time.
+pub(super) fn copy_metadata(path: &Path, entry: &Entry) -> io::Result<()> {
+    let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| at(path, e))?;
+    metadata::set_owner_at(&parent, name, entry.uid, entry.gid)?;
+    if !matches!(entry.kind, Kind::Link(_)) {
+        metadata::set_mode_at(&parent, name, entry.mode)?;
+    }
+    let named = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        Ok((std::ffi::CString::new(name.clone())?, value.clone()))
+    };
+    let xattrs: Xattrs = entry.xattrs.iter().map(named).collect::<io::Result<_>>()?;
+    metadata::set_xattrs_at(&parent, name, &xattrs)?;
+    set_time(path, entry)
+}
+
+pub(super) fn set_time(path: &Path, entry: &Entry) -> io::Result<()> {
+    let parent = File::open(path.parent().unwrap_or(path))?;
+    let time = Timestamp { seconds: entry.mtime.0, nanoseconds: entry.mtime.1 };
+    metadata::set_modified_at(&parent, path.file_name().unwrap_or_default(), time)
+}
