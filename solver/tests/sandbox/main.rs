@@ -6,7 +6,9 @@
 #![allow(clippy::print_stdout, reason = "a test runner reports")]
 
 mod fixture;
+mod isolation;
 mod life;
+mod probe;
 mod steps;
 
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     rbuild_solver::sandbox::namespaces::serve_when_asked();
+    probe::run_when_asked();
     let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     if let Some(missing) = fixture::missing() {
         println!("sandbox tests are skipped: {missing}");
@@ -26,7 +29,7 @@ fn main() -> ExitCode {
         life::sleep();
     }
     let mut failed = 0;
-    let tests = [life::TESTS, steps::TESTS].concat();
+    let tests = [isolation::TESTS, life::TESTS, steps::TESTS].concat();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))

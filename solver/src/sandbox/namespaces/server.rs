@@ -4,13 +4,22 @@
 //! once, as this server: single-threaded, small, in a session of its own so that no key pressed at
 //! the terminal reaches the steps. Cloning it takes a fraction of the time of starting a program.
 //! It ends, and all steps with it, when rbuild does: its socket is closed then.
+//!
+//! The server executes itself a second time, from a read-only mount of the program's file: a step
+//! that makes its own process execute `/proc/self/exe`, or keeps a descriptor of it, must not be
+//! able to write to the file that the user will run as rbuild next (CVE-2019-5736).
 
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::mount::MountPropagationFlags;
+use rustix::fs::{CWD, MemfdFlags, SealFlags};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
+use super::file_system;
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors};
 use super::supervisor::supervise;
 use super::syscalls::{self, Cloned};
@@ -19,38 +28,82 @@ use crate::sandbox::seccomp;
 /// The first argument that makes rbuild a sandbox server.
 pub(super) const ARGUMENT: &str = "__sandbox";
 
+/// The first argument of a sandbox server whose program cannot be written to.
+const PROTECTED: &str = "__sandbox-protected";
+
 /// Becomes a sandbox server when this process was started as one; otherwise returns at once.
 ///
 /// To be called first in `main`, before there is a second thread.
 pub fn serve_when_asked() {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT) {
-        std::process::exit(match serve() {
-            Ok(()) => 0,
-            Err(_) => 3,
-        });
-    }
+    let Some(argument) = std::env::args_os().nth(1) else { return };
+    let served = if argument == ARGUMENT {
+        let Err(failure) = prepare();
+        serve(Err(failure))
+    } else if argument == PROTECTED {
+        serve(Ok(()))
+    } else {
+        return;
+    };
+    std::process::exit(if served.is_ok() { 0 } else { 3 })
 }
 
-/// Starts a supervisor for every request that comes in, until the socket is closed.
-fn serve() -> io::Result<()> {
+/// Makes a mount namespace into which the host's mounts come, and from which none go back, and
+/// executes this program again.
+fn prepare() -> Result<Infallible, Failure> {
     // Only the socket, as standard input, and standard error were meant for us.
-    syscalls::close_all_from(3)?;
+    syscalls::close_all_from(3).or_fail(|| "cannot close what the caller left open")?;
+    rustix::process::chdir(c"/").or_fail(|| "cannot enter `/`")?;
+    rustix::process::setsid().or_fail(|| "cannot start a session")?;
+    syscalls::unshare(UnshareFlags::NEWNS)
+        .or_fail(|| "cannot make a mount namespace")
+        .map_err(hint_at_privileges)?;
+    let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", propagation).or_fail(|| "cannot separate the mounts")?;
+    let program = mounted_program()
+        .or_else(|_| copied_program())
+        .or_fail(|| "cannot protect rbuild's program file")?;
+    let arguments = [c"rbuild".to_owned(), CString::new(PROTECTED).expect("it has no null byte")];
+    syscalls::execute_file(program.as_fd(), &arguments).or_fail(|| "cannot execute rbuild again")
+}
+
+/// Mounts this program's file read-only.
+fn mounted_program() -> io::Result<OwnedFd> {
+    let path = fs_err::read_link("/proc/self/exe")?;
+    let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = file_system::clone(CWD, path, attributes)?;
+    // The file may have been replaced since it was started.
+    let (ours, mounted) = (rustix::fs::stat(c"/proc/self/exe")?, rustix::fs::fstat(&mount)?);
+    let same = (ours.st_dev, ours.st_ino) == (mounted.st_dev, mounted.st_ino);
+    if same { Ok(mount) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// Copies this program's file into memory and seals it.
+fn copied_program() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = File::from(rustix::fs::memfd_create(c"rbuild", flags)?);
+    io::copy(&mut fs_err::File::open("/proc/self/exe")?, &mut copy)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    Ok(copy.into())
+}
+
+/// Starts a supervisor for every request that comes in, until the socket is closed; or answers
+/// with what went wrong before.
+fn serve(ready: Result<(), Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    rustix::process::chdir(c"/")?;
-    rustix::process::setsid()?;
     syscalls::forget_children();
-    let filter = prepare();
+    let filter = seccomp::default_filter();
     while let Some(((), descriptors)) = message::receive::<()>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
-        let started = filter.as_ref().map_err(Clone::clone).and_then(|filter| {
-            let cloned = syscalls::clone_process(UnshareFlags::NEWPID)
+        let started = ready.clone().and_then(|()| {
+            syscalls::clone_process(UnshareFlags::NEWPID)
                 .or_fail(|| "cannot start a step")
-                .map_err(hint_at_privileges)?;
-            Ok((filter, cloned))
+                .map_err(hint_at_privileges)
         });
         match started {
-            Ok((filter, Cloned::Child)) => supervise_alone(socket, descriptors, filter),
-            Ok((_, Cloned::Parent(_))) => {}
+            Ok(Cloned::Child) => supervise_alone(socket, descriptors, &filter),
+            Ok(Cloned::Parent(_)) => {}
             Err(failure) => {
                 // When nobody listens any more, nobody wants to know.
                 let _ = message::send(descriptors.control.as_fd(), &Report::Failed(failure), &[]);
@@ -68,17 +121,6 @@ fn supervise_alone(
     drop(socket);
     supervise(descriptors, filter);
     std::process::exit(0)
-}
-
-/// Does what need not be done for each step: a mount namespace into which the host's mounts come,
-/// and from which none go back, and the filter of system calls.
-fn prepare() -> Result<Vec<libc::sock_filter>, Failure> {
-    syscalls::unshare(UnshareFlags::NEWNS)
-        .or_fail(|| "cannot make a mount namespace")
-        .map_err(hint_at_privileges)?;
-    let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change(c"/", propagation).or_fail(|| "cannot separate the mounts")?;
-    Ok(seccomp::default_filter())
 }
 
 fn hint_at_privileges(failure: Failure) -> Failure {

@@ -55,14 +55,38 @@ pub(super) fn execute(
     arguments: &[CString],
     environment: &[CString],
 ) -> Result<Infallible, io::Error> {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: all three point to null-terminated strings, the lists end with a null pointer, and
     // all of it outlives the call.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Err(io::Error::last_os_error())
+}
+
+/// Becomes the program that `file` is, without an environment. Returns only when that failed.
+pub(super) fn execute_file(
+    file: BorrowedFd<'_>,
+    arguments: &[CString],
+) -> Result<Infallible, io::Error> {
+    let arguments = pointers(arguments);
+    let environment = [ptr::null::<libc::c_char>()];
+    // SAFETY: the path is null-terminated, the lists end with a null pointer, and all of it
+    // outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(io::Error::last_os_error())
+}
+
+/// Returns pointers to `strings`, and a null pointer at the end.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// Filters all further system calls of this process through `program`, without setting

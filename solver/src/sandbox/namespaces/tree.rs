@@ -6,12 +6,14 @@
 //! Nothing but the few devices of `/dev` is mounted so that device files can be opened: a step may
 //! make them (`mknod`), and they come out in the image, but they lead nowhere.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, makedev,
+    AtFlags, CWD, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, StatxFlags,
+    makedev,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
@@ -52,7 +54,7 @@ pub(super) fn enter(
 
     let root = root(&process.root, stubs)?;
     let root = root.as_fd();
-    attach_over_host(root)?;
+    memory.hold(root)?;
     let mut tree = Tree { root, on_stub };
     tree.attach_system("proc", proc.as_fd())?;
     tree.attach_system("sys", sys.as_fd())?;
@@ -128,7 +130,7 @@ fn source(
                 return Ok(merged);
             }
             // Older kernels clone only what is attached somewhere in this namespace.
-            attach_over_host(merged.as_fd())?;
+            memory.hold(merged.as_fd())?;
             let source = mount_point::resolve(merged.as_fd(), path)
                 .or_fail(|| format!("{}: `{path}` is not in its source", what()))?;
             file_system::clone(source, "", attributes).or_fail(what)
@@ -150,7 +152,8 @@ fn source(
     }
 }
 
-/// Files that are on no disk: a tmpfs that no step sees whole.
+/// Files that are on no disk, and mounts on their way: a tmpfs that no step sees whole. It lies
+/// over the host's root: paths still lead to the host's files, and it is let go with them.
 struct MemoryFiles(OwnedFd);
 
 impl MemoryFiles {
@@ -158,8 +161,15 @@ impl MemoryFiles {
         // Secrets should not be swapped out either; kernels before 6.4 and users cannot ask so.
         let files = file_system::create("tmpfs", &[("noswap", None)], INERT)
             .or_else(|_| file_system::create("tmpfs", &[], INERT))?;
-        attach_over_host(files.as_fd())?;
+        let host = file_system::open_path(Path::new("/"))?;
+        attach(files.as_fd(), host.as_fd()).or_fail(|| "cannot attach a mount")?;
         Ok(Self(files))
+    }
+
+    /// Attaches `mount` at a folder of its own, so that it is part of this mount namespace.
+    fn hold(&self, mount: BorrowedFd<'_>) -> Result<(), Failure> {
+        let name = format!("mount-{}", mount.as_raw_fd());
+        attach_at_new_folder(self.0.as_fd(), &name, mount).or_fail(|| "cannot attach a mount")
     }
 
     /// Makes a file, and a read-only mount of just that.
@@ -452,18 +462,23 @@ fn is_on_proc(place: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(magic == PROC_SUPER_MAGIC)
 }
 
-/// Attaches `mount` over the host's root: paths still lead to the host's files, and the mount is
-/// let go with them.
-fn attach_over_host(mount: BorrowedFd<'_>) -> Result<(), Failure> {
-    let host = file_system::open_path(Path::new("/"))?;
-    attach(mount, host.as_fd()).or_fail(|| "cannot attach a mount")
-}
-
 /// Makes `root`, which is attached, the root of this mount namespace and lets all else go.
 fn become_root(root: BorrowedFd<'_>) -> io::Result<()> {
     rustix::process::fchdir(root)?;
     // The old root ends up over the new one, at `.`; so neither needs a folder in the other.
     rustix::process::pivot_root(c".", c".")?;
+    // What is on top goes first: the tmpfs over the old root, then the old root.
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
-    Ok(rustix::process::chdir(c"/")?)
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")?;
+    // From the root, `..` leads to what lies over it: if that is anything, it is the host.
+    let mount_of = |path: &CStr| -> io::Result<u64> {
+        let status = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
+        Ok(status.stx_mnt_id)
+    };
+    if mount_of(c"/")? == mount_of(c"/..")? {
+        Ok(())
+    } else {
+        Err(io::Error::other("the host's files are still there"))
+    }
 }

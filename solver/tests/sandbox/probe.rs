@@ -1,0 +1,132 @@
+//! What this program does inside of a step: tries what it should not be able to.
+#![allow(unsafe_code, reason = "calls are made by number, as an attacker would")]
+
+use std::io;
+
+pub(crate) const CALLS: &str = "--probe-calls";
+pub(crate) const CALLS_32: &str = "--probe-32-bit-calls";
+pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
+
+/// Becomes a probe when this process was started as one.
+pub(crate) fn run_when_asked() {
+    match std::env::args().nth(1).as_deref() {
+        Some(CALLS) => calls(),
+        Some(CALLS_32) => calls_32(),
+        Some(OVERWRITE) => overwrite(),
+        _ => return,
+    }
+    std::process::exit(0)
+}
+
+/// Calls that Docker's profile refuses, with arguments that do no harm if they are not.
+const REFUSED: &[(&str, libc::c_long, [libc::c_long; 3])] = &[
+    ("acct", libc::SYS_acct, [0, 0, 0]),
+    ("add_key", libc::SYS_add_key, [0, 0, 0]),
+    ("bpf", libc::SYS_bpf, [0, 0, 0]),
+    ("clock_settime", libc::SYS_clock_settime, [0, 0, 0]),
+    ("clone(NEWUSER)", libc::SYS_clone, [0x1000_0000 | libc::SIGCHLD as libc::c_long, 0, 0]),
+    ("clone(NEWNS)", libc::SYS_clone, [0x2_0000 | libc::SIGCHLD as libc::c_long, 0, 0]),
+    ("clone3", libc::SYS_clone3, [0, 0, 0]),
+    ("delete_module", libc::SYS_delete_module, [0, 0, 0]),
+    ("fanotify_init", libc::SYS_fanotify_init, [0, 0, 0]),
+    ("finit_module", libc::SYS_finit_module, [-1, 0, 0]),
+    ("fsconfig", libc::SYS_fsconfig, [-1, 0, 0]),
+    ("fsmount", libc::SYS_fsmount, [-1, 0, 0]),
+    ("fsopen", libc::SYS_fsopen, [0, 0, 0]),
+    ("fspick", libc::SYS_fspick, [-1, 0, 0]),
+    ("get_mempolicy", libc::SYS_get_mempolicy, [0, 0, 0]),
+    ("init_module", libc::SYS_init_module, [0, 0, 0]),
+    ("io_uring_enter", libc::SYS_io_uring_enter, [-1, 0, 0]),
+    ("io_uring_register", libc::SYS_io_uring_register, [-1, 0, 0]),
+    ("io_uring_setup", libc::SYS_io_uring_setup, [0, 0, 0]),
+    ("kcmp", libc::SYS_kcmp, [0, 0, 0]),
+    ("kexec_load", libc::SYS_kexec_load, [0, 0, 0]),
+    ("keyctl", libc::SYS_keyctl, [0, 0, 0]),
+    ("lookup_dcookie", libc::SYS_lookup_dcookie, [0, 0, 0]),
+    ("mbind", libc::SYS_mbind, [0, 0, 0]),
+    ("mount", libc::SYS_mount, [0, 0, 0]),
+    ("mount_setattr", libc::SYS_mount_setattr, [-1, 0, 0]),
+    ("move_mount", libc::SYS_move_mount, [-1, 0, -1]),
+    ("move_pages", libc::SYS_move_pages, [0, 0, 0]),
+    ("open_by_handle_at", libc::SYS_open_by_handle_at, [-1, 0, 0]),
+    ("open_tree", libc::SYS_open_tree, [-1, 0, 0]),
+    ("perf_event_open", libc::SYS_perf_event_open, [0, 0, 0]),
+    ("personality", libc::SYS_personality, [0x4_0000, 0, 0]),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd, [-1, 0, 0]),
+    ("pivot_root", libc::SYS_pivot_root, [0, 0, 0]),
+    ("quotactl", libc::SYS_quotactl, [0, 0, 0]),
+    ("reboot", libc::SYS_reboot, [0, 0, 0]),
+    ("request_key", libc::SYS_request_key, [0, 0, 0]),
+    ("set_mempolicy", libc::SYS_set_mempolicy, [0, 0, 0]),
+    ("setdomainname", libc::SYS_setdomainname, [0, 0, 0]),
+    ("sethostname", libc::SYS_sethostname, [0, 0, 0]),
+    ("setns", libc::SYS_setns, [-1, 0, 0]),
+    ("settimeofday", libc::SYS_settimeofday, [0, 0, 0]),
+    ("socket(AF_ALG)", libc::SYS_socket, [38, 5, 0]),
+    ("socket(AF_VSOCK)", libc::SYS_socket, [40, 1, 0]),
+    ("socket(AF_ALG + 2^32)", libc::SYS_socket, [0x1_0000_0026, 5, 0]),
+    ("swapoff", libc::SYS_swapoff, [0, 0, 0]),
+    ("swapon", libc::SYS_swapon, [0, 0, 0]),
+    ("syslog", libc::SYS_syslog, [10, 0, 0]),
+    ("umount2", libc::SYS_umount2, [0, 0, 0]),
+    ("unshare(NEWUSER)", libc::SYS_unshare, [0x1000_0000, 0, 0]),
+    ("userfaultfd", libc::SYS_userfaultfd, [0, 0, 0]),
+    ("vhangup", libc::SYS_vhangup, [0, 0, 0]),
+    ("x32 getpid", 0x4000_0027, [0, 0, 0]),
+    ("a call of the future", 0x3ff, [0, 0, 0]),
+];
+
+fn calls() {
+    let mut refused = 0;
+    for (name, number, [first, second, third]) in REFUSED {
+        // SAFETY: pointers are null and descriptors closed: at worst the call does what it says.
+        let result = unsafe { libc::syscall(*number, *first, *second, *third, 0, 0) };
+        let error = io::Error::last_os_error().raw_os_error();
+        if result == -1 && matches!(error, Some(libc::EPERM | libc::ENOSYS)) {
+            refused += 1;
+        } else {
+            println!("{name} is not refused: {result} {error:?}");
+        }
+    }
+    println!("{refused} of {} calls are refused", REFUSED.len());
+}
+
+#[cfg(target_arch = "x86_64")]
+fn calls_32() {
+    // `unshare(CLONE_NEWUSER)` and `mount` by their 32-bit numbers.
+    for (number, argument) in [(310_i64, 0x1000_0000_i64), (21, 0)] {
+        let result: i64;
+        // SAFETY: the kernel clobbers only what is declared; no memory is passed. `rbx` is
+        // reserved by the compiler, so it is exchanged around the call.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, {argument}",
+                "int 0x80",
+                "xchg rbx, {argument}",
+                argument = inout(reg) argument => _,
+                inout("rax") number => result,
+                in("rcx") 0, in("rdx") 0, in("rsi") 0, in("rdi") 0,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        let result = result as i32;
+        if result != -libc::EPERM {
+            println!("call {number} returned {result}");
+            return;
+        }
+    }
+    println!("refused");
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn calls_32() {
+    println!("refused");
+}
+
+/// Looks whether the program that this process runs, which is rbuild's, could be written to once
+/// nobody runs it.
+fn overwrite() {
+    let status = rustix::fs::statvfs("/proc/self/exe").unwrap();
+    let read_only = status.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    println!("{}", if read_only { "refused" } else { "rbuild can be written to" });
+}
