@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use rbuild_cache::layer::apply::{Limits, apply};
+use rbuild_cache::layer::compress::decompress;
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::state::StateFolder;
 
 use crate::error::Cause;
 use crate::graph::{ImageLayer, ImageOp};
-use crate::ops::Worker;
+use crate::ops::{Worker, blocking};
 use crate::progress::Task;
 use crate::tree::{Tree, TreeLayer};
 
@@ -52,6 +55,23 @@ impl Worker {
             return Ok(snapshot);
         }
         self.surroundings.images.fetch(location, layer, task).await?;
-        Err(Cause::Unsupported("layers cannot be unpacked yet".into()))
+        let (state, layer) = (state.clone(), layer.clone());
+        blocking(move || unpack(&state, &layer, &id)).await
     }
+}
+
+/// Unpacks the blob of `layer`, checked against digest and size on the way, as the snapshot `id`.
+fn unpack(state: &StateFolder, layer: &ImageLayer, id: &SnapshotId) -> Result<Snapshot, Cause> {
+    let draft = state.snapshots().draft().map_err(Cause::state)?;
+    let blob = state.blobs().reader(&layer.descriptor).map_err(Cause::state)?;
+    let tar = decompress(blob).map_err(Cause::state)?;
+    let applied = apply(tar, &draft, &Limits::default()).map_err(Cause::state)?;
+    if applied.diff_id != layer.diff_id {
+        return Err(Cause::DiffId {
+            blob: layer.descriptor.digest,
+            found: applied.diff_id,
+            expected: layer.diff_id,
+        });
+    }
+    state.snapshots().commit(id, draft).map_err(Cause::state)
 }
