@@ -5,9 +5,18 @@ pub mod diagnostic;
 mod dockerfile;
 pub mod expand;
 pub mod git_address;
+pub mod image_config;
 pub mod instruction;
+mod lower;
+mod options;
 pub mod quote;
 pub mod source;
+mod stage;
 pub mod syntax;
 
 pub use dockerfile::{Dockerfile, ParseError, Stage, parse, parse_trigger};
+pub use lower::{EpochSource, Lowered, base_images, epoch, lower};
+pub use options::{
+    Allowed, BaseImage, BuildContext, BuildOptions, ImageName, NamedContext, NoCache, Resolved,
+    context_name,
+};

@@ -1,0 +1,3 @@
+//! What a Dockerfile comes to, as snapshots over `testdata/`.
+
+mod lower;
