@@ -168,16 +168,15 @@ impl Default for RootFs {
 }
 
 impl ImageConfig {
-    /// The config of an image that nothing was done to: `FROM scratch`.
+    /// The config of an image that nothing was done to: `FROM scratch`. Windows itself knows a
+    /// search path.
     pub fn empty(platform: &Platform) -> Self {
-        Self {
-            config: ContainerConfig {
-                env: vec![format!("PATH={DEFAULT_PATH}")],
-                working_dir: "/".into(),
-                ..ContainerConfig::default()
-            },
-            ..Self::without_config(platform)
+        let mut config = Self::without_config(platform);
+        config.config.working_dir = "/".into();
+        if platform.os != "windows" {
+            config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
+        config
     }
 
     /// The config of a tree that is no image.

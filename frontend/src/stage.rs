@@ -174,6 +174,9 @@ impl<'a> Plan<'a> {
         let target = planner.target()?;
         planner.read_sources()?;
         planner.refuse_cycles()?;
+        if let [only] = &mut planner.stages[..] {
+            only.shown.clear();
+        }
         planner.resolve_names()?;
         let (reachable, missing) = planner.resolve(target, resolved)?;
         let Planner { stages, globals, .. } = planner;
@@ -326,9 +329,6 @@ impl<'a> Planner<'a> {
                 self.note_reads(index, command);
             }
             self.stages[index].commands = commands;
-        }
-        if let [only] = &mut self.stages[..] {
-            only.shown.clear();
         }
         Ok(())
     }

@@ -112,7 +112,11 @@ impl Lowering<'_> {
         let mode = mode.map(mode_change).transpose()?;
         request.check_checksum()?;
         let owner = request.owner(state, link)?;
-        let destination = path::destination(&state.directory, &request.sources.destination.value);
+        let destination = match state.platform.os.as_str() {
+            "windows" => path::from_windows(&request.sources.destination.value),
+            _ => request.sources.destination.value.clone(),
+        };
+        let destination = path::destination(&state.directory, &destination);
         let template = CopyAction {
             from: CopySource::Input(0),
             sources: Vec::new(),

@@ -59,6 +59,12 @@ pub(crate) fn absolute(current: &str, path: &str) -> String {
     }
 }
 
+/// A Windows path with slashes and without a drive's letter.
+pub(crate) fn from_windows(path: &str) -> String {
+    let rest = path.split_once(':').map_or(path, |(_, rest)| rest);
+    rest.replace('\\', "/")
+}
+
 /// The destination of a copy for somebody in the folder `current`: clean, but a slash or `/.` at
 /// the end, which says that it is a folder, stays.
 pub(crate) fn destination(current: &str, path: &str) -> String {
@@ -107,6 +113,12 @@ mod tests {
         check("", "a", "/a");
         check("w", "a", "/w/a");
         check("/w/", "", "/w/");
+    }
+
+    #[test]
+    fn windows_paths_get_slashes() {
+        assert_eq!(from_windows("C:\\a\\b"), "/a/b");
+        assert_eq!(from_windows("a/b"), "a/b");
     }
 
     #[test]

@@ -71,12 +71,19 @@ impl StageState {
         }
     }
 
-    /// Changes the working directory, and returns it.
+    /// Changes the working directory, and returns it, with slashes.
     pub(crate) fn enter(&mut self, directory: &str) -> String {
-        let directory = path::absolute(&self.image.config.working_dir, directory);
-        self.image.config.working_dir.clone_from(&directory);
-        self.directory.clone_from(&directory);
-        directory
+        let config = &mut self.image.config.working_dir;
+        if self.platform.os == "windows" {
+            let directory =
+                path::absolute(&path::from_windows(config), &path::from_windows(directory));
+            *config = directory.replace('/', "\\");
+            self.directory = directory;
+        } else {
+            *config = path::absolute(config, directory);
+            self.directory.clone_from(config);
+        }
+        self.directory.clone()
     }
 
     /// Notes in the image's history what was done.
