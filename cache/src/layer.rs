@@ -11,6 +11,7 @@ pub mod entries;
 pub mod flatten;
 pub mod pack;
 pub mod tar_reader;
+pub mod tar_writer;
 pub mod whiteout;
 
 use std::io::{self, Read};

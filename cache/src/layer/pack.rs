@@ -1,20 +1,20 @@
 //! Packs a layer's folder as a tar: the same folder gives the same bytes on any machine.
 //!
-//! The form is the one that Go's `archive/tar` gives BuildKit's layers (containerd,
-//! pkg/archive/tar.go, `ChangeWriter`): ustar headers, PAX records for what does not fit them,
-//! no names of users, whole seconds, no sockets. Entries are sorted by path; of the names of one
-//! file, the first is the file. Unlike there, all extended attributes are kept, not just
-//! capabilities; and a folder that replaces one of a lower layer says so with an opaque whiteout
-//! instead of one whiteout for each thing it hides.
+//! Entries are sorted by path; of the names of one file, the first is the file. Sockets are left
+//! out. Unlike BuildKit (containerd, pkg/archive/tar.go, `ChangeWriter`), all extended attributes
+//! are kept, not just capabilities; and a folder that replaces one of a lower layer says so with an
+//! opaque whiteout instead of one whiteout for each thing it hides.
 
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
-use tar::{EntryType, Header};
+use rustix::fs::{major, minor};
 
 use super::entries::{Entry, Kind, entries};
+use super::tar_reader::{TarEntry, TarKind};
+use super::tar_writer::TarWriter;
 use super::whiteout;
 use crate::digest::{DiffId, Hasher};
 
@@ -45,16 +45,14 @@ pub fn pack(
     options: &PackOptions,
     out: impl Write,
 ) -> Result<(DiffId, u64), PackError> {
-    let mut writer = Writer { out: Hashing { out, hasher: Hasher::new() }, options };
+    let mut writer = TarWriter::new(Hashing { out, hasher: Hasher::new() });
     if is_opaque_root(folder, options)? {
-        writer.whiteout(whiteout::OPAQUE)?;
+        writer.entry(&whiteout_at(whiteout::OPAQUE.to_vec()))?;
     }
     for entry in entries(folder)? {
-        writer.entry(folder, &entry)?;
+        write_entry(&mut writer, folder, options, entry)?;
     }
-    writer.out.write_all(&[0; 1024])?;
-    writer.out.flush()?;
-    let (digest, size) = writer.out.hasher.finish();
+    let (digest, size) = writer.finish()?.hasher.finish();
     Ok((DiffId(digest), size))
 }
 
@@ -80,206 +78,80 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-struct Writer<'a, W: Write> {
-    out: Hashing<W>,
-    options: &'a PackOptions,
+fn write_entry(
+    writer: &mut TarWriter<impl Write>,
+    folder: &Path,
+    options: &PackOptions,
+    entry: Entry,
+) -> Result<(), PackError> {
+    let path = entry.path.as_os_str().as_bytes().to_vec();
+    let (mut is_opaque, mut xattrs) = (false, entry.xattrs);
+    let kind = match entry.kind {
+        Kind::Whiteout => {
+            let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+            let (parent, name) = path.split_at(start);
+            let whiteout = whiteout_at([parent, whiteout::PREFIX, name].concat());
+            return Ok(writer.entry(&whiteout)?);
+        }
+        Kind::Socket => return Ok(()),
+        Kind::Folder { opaque } => {
+            is_opaque = opaque && hides(options, &entry.path)?;
+            TarKind::Folder
+        }
+        Kind::File { size } => TarKind::File { size },
+        Kind::HardLink(first) => {
+            // The attributes are the file's, and stand with it.
+            xattrs.clear();
+            TarKind::HardLink(first.into_os_string().into_encoded_bytes())
+        }
+        Kind::Link(target) => TarKind::Link(target),
+        Kind::CharDevice(device) => TarKind::CharDevice(major(device), minor(device)),
+        Kind::BlockDevice(device) => TarKind::BlockDevice(major(device), minor(device)),
+        Kind::Fifo => TarKind::Fifo,
+    };
+    let mtime = options.latest.map_or(entry.mtime.0, |latest| entry.mtime.0.min(latest));
+    let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
+    let written = TarEntry { path, kind, mode, uid, gid, mtime: (mtime, 0), xattrs };
+    writer.entry(&written)?;
+    if let TarKind::File { size } = written.kind {
+        write_data(writer, &folder.join(&entry.path), size)?;
+    }
+    if is_opaque {
+        let path = [&written.path, &b"/"[..], whiteout::OPAQUE].concat();
+        writer.entry(&whiteout_at(path))?;
+    }
+    Ok(())
 }
 
-impl<W: Write> Writer<'_, W> {
-    fn entry(&mut self, folder: &Path, entry: &Entry) -> Result<(), PackError> {
-        let path = entry.path.as_os_str().as_bytes();
-        match &entry.kind {
-            Kind::Whiteout => {
-                let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-                let (parent, name) = path.split_at(start);
-                Ok(self.whiteout(&[parent, whiteout::PREFIX, name].concat())?)
-            }
-            Kind::Socket => Ok(()),
-            Kind::Folder { opaque } => {
-                let path = [path, b"/"].concat();
-                self.header(entry, EntryType::Directory, &path, b"", 0)?;
-                if *opaque && self.hides(&entry.path)? {
-                    self.whiteout(&[&path, whiteout::OPAQUE].concat())?;
-                }
-                Ok(())
-            }
-            Kind::File { size } => {
-                self.header(entry, EntryType::Regular, path, b"", *size)?;
-                self.data(&folder.join(&entry.path), *size)
-            }
-            Kind::HardLink(first) => {
-                let first = first.as_os_str().as_bytes();
-                Ok(self.header(entry, EntryType::Link, path, first, 0)?)
-            }
-            Kind::Link(target) => Ok(self.header(entry, EntryType::Symlink, path, target, 0)?),
-            Kind::CharDevice(_) => Ok(self.header(entry, EntryType::Char, path, b"", 0)?),
-            Kind::BlockDevice(_) => Ok(self.header(entry, EntryType::Block, path, b"", 0)?),
-            Kind::Fifo => Ok(self.header(entry, EntryType::Fifo, path, b"", 0)?),
-        }
+fn write_data(writer: &mut TarWriter<impl Write>, path: &Path, size: u64) -> Result<(), PackError> {
+    let mut file = File::open(path)?;
+    let written = writer.data(&mut file, size)?;
+    if written != size || file.read(&mut [0])? > 0 {
+        return Err(PackError::Changed(path.to_owned()));
     }
-
-    /// Whether lower layers have a folder at `path`.
-    fn hides(&self, path: &Path) -> io::Result<bool> {
-        let Some(lower) = &self.options.lower else { return Ok(true) };
-        for folder in lower {
-            match fs_err::symlink_metadata(folder.join(path)) {
-                Ok(metadata) if metadata.is_dir() => return Ok(true),
-                Ok(_) => {}
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(false)
-    }
-
-    fn data(&mut self, path: &Path, size: u64) -> Result<(), PackError> {
-        let mut file = File::open(path)?.take(size);
-        let written = io::copy(&mut file, &mut self.out)?;
-        if written != size || file.into_inner().read(&mut [0])? > 0 {
-            return Err(PackError::Changed(path.to_owned()));
-        }
-        Ok(self.pad(size)?)
-    }
-
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let padding = usize::try_from(size.wrapping_neg() % 512).expect("it is less than 512");
-        self.out.write_all(&[0; 512][..padding])
-    }
-
-    /// An empty file. Nothing about it means anything but its name, and nothing about it may
-    /// depend on when the file was deleted.
-    fn whiteout(&mut self, path: &[u8]) -> io::Result<()> {
-        let nothing = Entry {
-            path: PathBuf::new(),
-            kind: Kind::Whiteout,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            mtime: (0, 0),
-            xattrs: Vec::new(),
-            inode: 0,
-            changed: (0, 0),
-        };
-        self.header(&nothing, EntryType::Regular, path, b"", 0)
-    }
-
-    fn header(
-        &mut self,
-        entry: &Entry,
-        kind: EntryType,
-        path: &[u8],
-        link: &[u8],
-        size: u64,
-    ) -> io::Result<()> {
-        let mtime = self.options.latest.map_or(entry.mtime.0, |latest| entry.mtime.0.min(latest));
-        let mut records = Records::default();
-        let mut header = plain_header(kind);
-        header.set_mode(entry.mode);
-        records.name("path", path, &mut header.as_old_mut().name);
-        records.name("linkpath", link, &mut header.as_old_mut().linkname);
-        header.set_uid(records.number("uid", entry.uid.into(), LARGEST_ID));
-        header.set_gid(records.number("gid", entry.gid.into(), LARGEST_ID));
-        header.set_size(records.number("size", size, LARGEST));
-        header.set_mtime(match u64::try_from(mtime) {
-            Ok(mtime) => records.number("mtime", mtime, LARGEST),
-            Err(_) => {
-                records.add("mtime", mtime.to_string().as_bytes());
-                0
-            }
-        });
-        if let Kind::CharDevice(device) | Kind::BlockDevice(device) = entry.kind {
-            header.set_device_major(rustix::fs::major(device))?;
-            header.set_device_minor(rustix::fs::minor(device))?;
-        }
-        if !matches!(kind, EntryType::Link) {
-            for (name, value) in &entry.xattrs {
-                records.add(&[b"SCHILY.xattr.", &name[..]].concat(), value);
-            }
-        }
-        self.records(path, &records.bytes)?;
-        header.set_cksum();
-        self.out.write_all(header.as_bytes())
-    }
-
-    fn records(&mut self, path: &[u8], records: &[u8]) -> io::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        let mut header = plain_header(EntryType::XHeader);
-        let last = path.split(|byte| *byte == b'/').rfind(|part| !part.is_empty());
-        let name = [b"PaxHeaders.0/", last.unwrap_or(b"")].concat();
-        fill(&mut header.as_old_mut().name, &name);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(records.len() as u64);
-        header.set_cksum();
-        self.out.write_all(header.as_bytes())?;
-        self.out.write_all(records)?;
-        self.pad(records.len() as u64)
-    }
+    Ok(())
 }
 
-/// The largest numbers that fit a header in octal.
-const LARGEST_ID: u64 = 0o777_7777;
-const LARGEST: u64 = 0o777_7777_7777;
-
-fn plain_header(kind: EntryType) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(kind);
-    header
-}
-
-/// As much of `text` as fits, in ASCII, for readers that do not know PAX.
-fn fill(field: &mut [u8], text: &[u8]) {
-    for (byte, text) in field.iter_mut().zip(text) {
-        *byte = if text.is_ascii() { *text } else { b'_' };
-    }
-}
-
-/// PAX records: what does not fit into a header.
-#[derive(Default)]
-struct Records {
-    bytes: Vec<u8>,
-}
-
-impl Records {
-    fn name(&mut self, key: &str, name: &[u8], field: &mut [u8]) {
-        fill(field, name);
-        if name.len() > field.len() || !name.is_ascii() {
-            self.add(key, name);
+/// Whether lower layers have a folder at `path`.
+fn hides(options: &PackOptions, path: &Path) -> io::Result<bool> {
+    let Some(lower) = &options.lower else { return Ok(true) };
+    for folder in lower {
+        match fs_err::symlink_metadata(folder.join(path)) {
+            Ok(metadata) if metadata.is_dir() => return Ok(true),
+            Ok(_) => {}
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) => return Err(e),
         }
     }
+    Ok(false)
+}
 
-    /// The number for the header's field.
-    fn number(&mut self, key: &str, number: u64, largest: u64) -> u64 {
-        if number <= largest {
-            return number;
-        }
-        self.add(key, number.to_string().as_bytes());
-        0
-    }
-
-    /// `LENGTH KEY=VALUE\n`, where the length counts itself.
-    fn add(&mut self, key: impl AsRef<[u8]>, value: &[u8]) {
-        let key = key.as_ref();
-        let rest = key.len() + value.len() + 3;
-        let mut length = rest + 1;
-        while length != rest + length.to_string().len() {
-            length += 1;
-        }
-        self.bytes.extend_from_slice(length.to_string().as_bytes());
-        self.bytes.push(b' ');
-        self.bytes.extend_from_slice(key);
-        self.bytes.push(b'=');
-        self.bytes.extend_from_slice(value);
-        self.bytes.push(b'\n');
-    }
+/// An empty file. Nothing about it means anything but its name, and nothing about it may depend on
+/// when the file was deleted.
+fn whiteout_at(path: Vec<u8>) -> TarEntry {
+    let kind = TarKind::File { size: 0 };
+    TarEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() }
 }
 
 #[cfg(test)]
