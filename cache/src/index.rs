@@ -92,8 +92,10 @@ impl Index {
     /// Opens the database at `path`, and makes it when it is missing.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
         let connection = match connect(path) {
-            Err(e) if is_unusable(&e) => start_afresh(path, &e)?,
-            opened => opened,
+            Ok((connection, VERSION)) => Ok(connection),
+            Ok(_) => make_alone(path)?,
+            Err(e) if is_unusable(&e) => make_alone(path)?,
+            Err(e) => Err(e),
         };
         match connection {
             Ok(connection) => Ok(Self { connection: Mutex::new(connection) }),
@@ -157,6 +159,19 @@ impl Index {
                  AND id = (SELECT result FROM keys WHERE key = ?1)",
             )?;
             keys.iter().try_for_each(|key| statement.execute(params![bytes(key), now]).map(drop))
+        })
+    }
+
+    /// The record of the step that made `snapshot`; the oldest, if several made the same.
+    pub fn made(&self, snapshot: &SnapshotId) -> Result<Option<CacheRecord>, IndexError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT snapshot, content, description, evidence, created, last_used
+                     FROM results WHERE snapshot = ?1 ORDER BY created, id LIMIT 1",
+                )?
+                .query_row([snapshot.as_str()], record)
+                .optional()
         })
     }
 
@@ -289,7 +304,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<CacheRecord> {
     })
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// A connection, and the version of the tables; 0 for none.
+fn connect(path: &Path) -> rusqlite::Result<(Connection, i64)> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_mins(1))?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -299,51 +315,44 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // The next process to open reads the log: 256 pages are a millisecond.
     connection.pragma_update(None, "wal_autocheckpoint", 256)?;
-    if version(&connection)? != VERSION {
-        make(&connection, path)?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok((connection, version))
+}
+
+/// Makes the database, or makes it anew, unless another process has done so meanwhile. Changing to
+/// WAL does not wait for others as transactions do, so only one process at a time may be at it.
+fn make_alone(path: &Path) -> io::Result<rusqlite::Result<Connection>> {
+    let folder = File::open(path.parent().unwrap_or(path))?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    match connect(path) {
+        Ok((connection, VERSION)) => return Ok(Ok(connection)),
+        Ok((connection, 0)) => return Ok(make(connection, path)),
+        Ok((connection, version)) => {
+            tracing::warn!(path = %path.display(), version, "started the index afresh");
+            drop(connection);
+        }
+        Err(error) if is_unusable(&error) => {
+            tracing::warn!(path = %path.display(), %error, "started the index afresh");
+        }
+        Err(error) => return Ok(Err(error)),
     }
-    Ok(connection)
+    set_aside(path)?;
+    Ok(connect(path).and_then(|(connection, _)| make(connection, path)))
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
-}
-
-fn make(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+fn make(mut connection: Connection, path: &Path) -> rusqlite::Result<Connection> {
     // WAL needs memory that processes share, which network file systems do not give.
     let mode = if is_network(path) { "DELETE" } else { "WAL" };
     connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(()))?;
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    match version(&transaction)? {
-        0 => {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.commit()
-        }
-        // Another process made it meanwhile.
-        VERSION => Ok(()),
-        other => Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
-            Some(format!("it has version {other}, not {VERSION}")),
-        )),
-    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(TABLES)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(connection)
 }
 
 fn is_unusable(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
-}
-
-/// Replaces an unusable database, unless another process has done so meanwhile.
-fn start_afresh(path: &Path, error: &rusqlite::Error) -> io::Result<rusqlite::Result<Connection>> {
-    let folder = File::open(path.parent().unwrap_or(path))?;
-    flock(&folder, FlockOperation::LockExclusive)?;
-    let again = connect(path);
-    if !again.as_ref().is_err_and(is_unusable) {
-        return Ok(again);
-    }
-    tracing::warn!(path = %path.display(), %error, "started the index afresh");
-    set_aside(path)?;
-    Ok(connect(path))
 }
 
 /// Moves an unusable database out of the way, over the one that was unusable before.
@@ -404,6 +413,7 @@ mod tests {
         assert_eq!(one.lookup(&key("3")).unwrap(), Some(a.clone()));
         two.touch(&[key("3")], 10_000).unwrap();
         assert_eq!(one.lookup(&key("1")).unwrap().unwrap().last_used, 10_000);
+        assert_eq!(one.made(&a.snapshot).unwrap().unwrap().description, "RUN a");
         one.forget(&a.snapshot).unwrap();
         for forgotten in ["1", "2", "3"] {
             assert_eq!(two.lookup(&key(forgotten)).unwrap(), None);
