@@ -247,12 +247,18 @@ impl View {
     /// Where `path` leads, links followed, the last one too. `path` is taken from the root whether
     /// or not it begins with a slash, and `..` does not lead out.
     pub fn resolve(&self, path: &Path) -> Result<Resolved, ViewError> {
-        self.walk(path, LastLink::Followed)
+        self.walk(self.root()?, path, LastLink::Followed)
     }
 
     /// Where `path` leads, links followed but for the last component.
     pub fn resolve_parent(&self, path: &Path) -> Result<Resolved, ViewError> {
-        self.walk(path, LastLink::Kept)
+        self.walk(self.root()?, path, LastLink::Kept)
+    }
+
+    /// Where `path` leads if `root`, a directory, is the root: neither `..` nor links lead out of
+    /// it. The last link is followed.
+    pub fn resolve_in(&self, root: &Entry, path: &Path) -> Result<Resolved, ViewError> {
+        self.walk(root.clone(), path, LastLink::Followed)
     }
 
     /// What `path` is; a link in its last place is not followed.
@@ -260,10 +266,15 @@ impl View {
         Ok(self.resolve_parent(path)?.entry)
     }
 
-    fn walk(&self, path: &Path, last_link: LastLink) -> Result<Resolved, ViewError> {
+    fn walk(
+        &self,
+        root: Entry,
+        path: &Path,
+        last_link: LastLink,
+    ) -> Result<Resolved, ViewError> {
         let mut open: VecDeque<OsString> = components(path).collect();
         let mut links = 0;
-        let mut found = vec![self.root()?];
+        let mut found = vec![root];
         let mut missing: Vec<OsString> = Vec::new();
         while let Some(name) = open.pop_front() {
             if name == ".." {
@@ -699,6 +710,20 @@ mod tests {
         check("/a", "too many symbolic links in `/a`");
         let kept = view.lookup(Path::new("/abs")).unwrap().unwrap();
         assert!(kept.metadata().is_symlink());
+    }
+
+    #[test]
+    fn a_folder_can_be_the_root() {
+        let (_folders, view) = layers(&[&["r/d/f=1", "r/out->/d", "r/up->../../..", "f=2"]]);
+        let root = view.lookup(Path::new("r")).unwrap().unwrap();
+        let check = |path: &str, expected: &str| {
+            let found = view.resolve_in(&root, Path::new(path)).unwrap();
+            assert_eq!(found.path, Path::new(expected), "{path}");
+        };
+        check("out/f", "r/d/f");
+        check("/d/../../f", "r/f");
+        check("up/d", "r/d");
+        check("", "r");
     }
 
     #[test]

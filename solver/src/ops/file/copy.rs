@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::metadata::{self, FileType, Metadata, Timestamp, Xattrs};
 use rbuild_cache::pattern;
-use rbuild_cache::view::View;
+use rbuild_cache::view::{Entry, View};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -199,20 +199,22 @@ fn copy_selection(
             if !open.is_new() {
                 open.clear(below, &name)?;
             }
-            match create(step, &selection.view, item, &open, &name) {
+            let metadata = effective(step, &item.metadata);
+            let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
+            let create = || create(&metadata, time, &selection.view, item, &open, &name);
+            let made = match create() {
+                // From an earlier source of this layer.
                 Err(Problem::Exists) => {
                     open.clear(below, &name)?;
-                    match create(step, &selection.view, item, &open, &name) {
-                        Err(Problem::Exists) => Err(failed(Errno::EXIST.into())),
-                        Err(Problem::Io(source)) => Err(failed(source)),
-                        Err(Problem::Other(error)) => Err(error),
-                        Ok(()) => Ok(()),
-                    }
+                    create()
                 }
-                Err(Problem::Io(source)) => Err(failed(source)),
-                Err(Problem::Other(error)) => Err(error),
-                Ok(()) => Ok(()),
-            }
+                made => made,
+            };
+            made.map_err(|problem| match problem {
+                Problem::Exists => failed(Errno::EXIST.into()),
+                Problem::Io(source) => failed(source),
+                Problem::Other(error) => error,
+            })
         })?;
     }
     for (first, path) in links {
@@ -336,17 +338,49 @@ impl<E: Into<FileError>> From<Wrapped<E>> for Problem {
 /// Tells errors that carry their own path from those of the file that is made.
 struct Wrapped<E>(E);
 
+/// Makes `entry` of the layers below anew in `open`, with all that it has.
+pub(super) fn copy_as_it_is(
+    view: &View,
+    entry: &Entry,
+    open: &OpenDirectory,
+) -> Result<(), FileError> {
+    let metadata = *entry.metadata();
+    let content = match metadata.file_type {
+        // Never compared: layers do not change.
+        FileType::File => Content::File(Digest::from_bytes([0; 32])),
+        FileType::Symlink => Content::Symlink(view.read_link(entry)?),
+        FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
+            Content::Special
+        }
+        FileType::Directory => return Err(FileError::io(entry.path(), Errno::ISDIR.into())),
+    };
+    let xattrs = view.xattrs(entry)?;
+    let item = Item {
+        path: PathBuf::new(),
+        entry: entry.clone(),
+        metadata,
+        content,
+        xattrs,
+        same_as: None,
+    };
+    let made = create(&metadata, metadata.modified, view, &item, open, entry.name());
+    made.map_err(|problem| match problem {
+        Problem::Exists => FileError::io(entry.path(), Errno::EXIST.into()),
+        Problem::Io(source) => FileError::io(entry.path(), source),
+        Problem::Other(error) => error,
+    })
+}
+
 /// Makes one file, link or device called `name`, where nothing is.
 fn create(
-    step: &CopyStep,
+    metadata: &Metadata,
+    time: Timestamp,
     view: &View,
     item: &Item,
     open: &OpenDirectory,
     name: &OsStr,
 ) -> Result<(), Problem> {
-    let metadata = effective(step, &item.metadata);
-    let Metadata { uid, gid, mode, modified, .. } = metadata;
-    let time = step.times.map_or(modified, Timestamp::from_seconds);
+    let Metadata { uid, gid, mode, .. } = *metadata;
     let folder = open.folder();
     match (&item.content, item.metadata.file_type) {
         (Content::Symlink(target), _) => {
@@ -368,15 +402,15 @@ fn create(
             let file = new_file(folder, name)?;
             metadata::set_owner_and_mode(&file, uid, gid, mode)?;
         }
-        (_, FileType::Fifo) => make_node(open, name, rustix::fs::FileType::Fifo, &metadata)?,
+        (_, FileType::Fifo) => make_node(open, name, rustix::fs::FileType::Fifo, metadata)?,
         (_, FileType::CharDevice) if metadata.is_whiteout() => {
             return Err(Problem::Other(FileError::Whiteout(item.entry.absolute_path())));
         }
         (_, FileType::CharDevice) => {
-            make_node(open, name, rustix::fs::FileType::CharacterDevice, &metadata)?;
+            make_node(open, name, rustix::fs::FileType::CharacterDevice, metadata)?;
         }
         (_, FileType::BlockDevice) => {
-            make_node(open, name, rustix::fs::FileType::BlockDevice, &metadata)?;
+            make_node(open, name, rustix::fs::FileType::BlockDevice, metadata)?;
         }
         (
             Content::Directory | Content::Parent | Content::Special,
@@ -387,18 +421,18 @@ fn create(
     Ok(metadata::set_modified_at(folder, name, time)?)
 }
 
-fn make_node(
+pub(super) fn make_node(
     open: &OpenDirectory,
     name: &OsStr,
     kind: rustix::fs::FileType,
     metadata: &Metadata,
-) -> Result<(), Problem> {
+) -> io::Result<()> {
     rustix::fs::mknodat(open.folder(), name, kind, Mode::RUSR | Mode::WUSR, metadata.device)?;
     metadata::set_owner_at(open.folder(), name, metadata.uid, metadata.gid)?;
     Ok(metadata::set_mode_at(open.folder(), name, metadata.mode)?)
 }
 
-fn new_file(folder: impl AsFd, name: &OsStr) -> Result<File, Errno> {
+pub(super) fn new_file(folder: impl AsFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?))
 }

@@ -84,6 +84,14 @@ impl Destination {
         self.written.insert(path, digest);
     }
 
+    /// Notes that the file at `path` is the one at `first`.
+    pub(super) fn note_link(&mut self, first: &Path, path: &Path) {
+        match self.written.get(first).copied() {
+            Some(digest) => self.note(path.to_owned(), digest),
+            None => _ = self.written.remove(path),
+        }
+    }
+
     /// Where `path` leads, links followed, relative to the root.
     pub(super) fn resolve(&self, path: &Path) -> Result<PathBuf, FileError> {
         Ok(self.merged.resolve(path)?.path)
@@ -143,11 +151,16 @@ impl Destination {
 
     /// Makes an empty directory in the new layer, where the tree has none. Its parent exists.
     pub(super) fn create(&mut self, path: &Path) -> Result<(), FileError> {
-        self.copy_up(path.parent().unwrap_or(Path::new("")))?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.copy_up(parent)?;
         let failed = |error: Errno| FileError::io(path, error.into());
         rustix::fs::mkdirat(&self.layer, path, Mode::RWXU).map_err(failed)?;
         // What is not there may be there below, under a file that this layer replaced before.
-        if self.below.lookup(path)?.is_some_and(|entry| entry.metadata().is_directory()) {
+        let hidden = match self.known.get(parent) {
+            Some(Shows::Below) => self.below.lookup(path)?,
+            Some(Shows::Nothing) | None => None,
+        };
+        if hidden.is_some_and(|entry| entry.metadata().is_directory()) {
             let folder = self.open(path)?;
             metadata::mark_opaque(&folder).map_err(|source| FileError::io(path, source))?;
         }
@@ -220,6 +233,27 @@ impl Destination {
         Ok(())
     }
 
+    /// Where `path` leads if the directory `root` is the root, links followed.
+    pub(super) fn resolve_in(&self, root: &Path, path: &Path) -> Result<PathBuf, FileError> {
+        match self.merged.lookup(root)? {
+            Some(root) => Ok(self.merged.resolve_in(&root, path)?.path),
+            None => Err(FileError::io(root, Errno::NOENT.into())),
+        }
+    }
+
+    /// Makes sure that the file, link or device at `path`, which the tree has, is in the new layer.
+    pub(super) fn copy_up_file(&mut self, path: &Path) -> Result<(), FileError> {
+        let failed = |source| FileError::io(path, source);
+        if Metadata::at(&self.layer, path.as_os_str()).map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        let Some(entry) = self.below.lookup(path)? else {
+            return Err(failed(Errno::NOENT.into()));
+        };
+        let open = self.open_directory(path.parent().unwrap_or(Path::new("")))?;
+        super::copy::copy_as_it_is(&self.below, &entry, &open)
+    }
+
     /// The new layer's folder.
     pub(super) fn layer(&self) -> BorrowedFd<'_> {
         self.layer.as_fd()
@@ -261,6 +295,23 @@ impl OpenDirectory {
             }
         }
         Ok(())
+    }
+
+    /// What is called `name` in it by now.
+    pub(super) fn lookup(&self, below: &View, name: &OsStr) -> Result<Option<Metadata>, FileError> {
+        let there = Metadata::at(&self.folder, name)
+            .map_err(|source| FileError::io(&self.path.join(name), source))?;
+        match (there, &self.below) {
+            (None, Some(directory)) => {
+                Ok(below.child(directory, name)?.map(|entry| *entry.metadata()))
+            }
+            (there, _) => Ok(there),
+        }
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether everything in it is in the new layer.
