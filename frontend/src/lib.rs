@@ -15,7 +15,10 @@ mod stage;
 pub mod syntax;
 
 pub use dockerfile::{Dockerfile, ParseError, Stage, parse, parse_trigger};
-pub use lower::{EpochSource, Lowered, base_images, epoch, lower};
+pub use lower::{
+    CheckReport, EpochSource, Lowered, Outline, OutlineArgument, OutlineInput, TargetDescription,
+    base_images, check, epoch, lower, outline, targets,
+};
 pub use options::{
     Allowed, BaseImage, BuildContext, BuildOptions, ImageName, NamedContext, NoCache, Resolved,
     context_name,

@@ -14,6 +14,7 @@ mod go_format;
 mod metadata;
 mod mount;
 mod name;
+mod outline;
 mod path;
 mod ports;
 mod run;
@@ -25,6 +26,7 @@ use rbuild_cache::pattern::PatternMatcher;
 use rbuild_solver::graph::{self, Graph, Op, Vertex, VertexId};
 
 pub use epoch::{EpochSource, epoch};
+pub use outline::{Outline, OutlineArgument, OutlineInput, TargetDescription, targets};
 
 use crate::Dockerfile;
 use crate::check::{self, CheckOptions, Checks, Warning};
@@ -37,6 +39,7 @@ use crate::source::{Span, Text};
 use crate::stage::{Base, Command, Plan, StageIndex};
 use crate::syntax::Origin;
 use name::Names;
+use outline::StageOutline;
 use state::{Once, StageState};
 
 /// What a Dockerfile comes to for one platform.
@@ -89,10 +92,64 @@ pub fn lower(
 ) -> Result<Lowered, Diagnostics> {
     let mut checks = Checks::new(check_options(dockerfile, options)?);
     checks.dockerfile(dockerfile);
+    lower_checked(dockerfile, options, resolved, graph, &mut checks).map(|(lowered, _)| lowered)
+}
+
+/// What build checks find, and what is wrong besides.
+#[derive(Clone, Debug, Default)]
+pub struct CheckReport {
+    /// What checks found.
+    pub warnings: Vec<Warning>,
+    /// What keeps the Dockerfile from being built, whatever the checks say.
+    pub errors: Diagnostics,
+}
+
+/// Checks a Dockerfile without building it. All images of [`base_images`] must be in `resolved`.
+///
+/// # Errors
+/// When it cannot be said which checks run.
+pub fn check(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    resolved: &Resolved,
+) -> Result<CheckReport, Diagnostics> {
+    let mut checks = Checks::new(check_options(dockerfile, options)?);
+    checks.dockerfile(dockerfile);
+    let lowered = lower_checked(dockerfile, options, resolved, &mut Graph::new(), &mut checks);
+    let errors = match lowered {
+        // That warnings are errors is for the caller to say.
+        Err(errors) if checks.error().is_none() => errors,
+        Ok(_) | Err(_) => Diagnostics::default(),
+    };
+    Ok(CheckReport { warnings: checks.warnings().to_vec(), errors })
+}
+
+/// What the target can be given: `--call=outline`. All images of [`base_images`] must be in
+/// `resolved`.
+///
+/// # Errors
+/// What is wrong with the Dockerfile.
+pub fn outline(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    resolved: &Resolved,
+) -> Result<Outline, Diagnostics> {
+    let mut checks = Checks::new(check_options(dockerfile, options)?);
+    let lowered = lower_checked(dockerfile, options, resolved, &mut Graph::new(), &mut checks);
+    lowered.map(|(_, outline)| outline)
+}
+
+fn lower_checked(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    resolved: &Resolved,
+    graph: &mut Graph,
+    checks: &mut Checks,
+) -> Result<(Lowered, Outline), Diagnostics> {
     let (epoch, options) = epoch::settled(dockerfile, options, resolved)?;
     let mut globals = arguments::globals(dockerfile, &options)?;
     epoch::settle_global(&mut globals, epoch);
-    let plan = Plan::new(dockerfile, &options, resolved, globals, &mut checks)?;
+    let plan = Plan::new(dockerfile, &options, resolved, globals, checks)?;
     let target = plan.target;
     let mut lowering = Lowering::new(dockerfile, &options, resolved, plan, graph, checks, epoch);
     lowering.run()?;
@@ -103,14 +160,16 @@ pub fn lower(
     if let Some(message) = lowering.checks.error() {
         return Err(nowhere(message).into());
     }
-    Ok(Lowered {
+    let outline = lowering.outline();
+    let lowered = Lowered {
         target: finished.vertex,
         config,
         base: finished.base_image,
         epoch,
         ignore_cache: finished.ignore_cache,
         warnings: lowering.checks.warnings().to_vec(),
-    })
+    };
+    Ok((lowered, outline))
 }
 
 fn check_options(
@@ -158,11 +217,13 @@ struct Lowering<'a> {
     resolved: &'a Resolved,
     plan: Plan<'a>,
     graph: &'a mut Graph,
-    checks: Checks,
+    checks: &'a mut Checks,
     epoch: Option<i64>,
     lexer: Lexer,
     /// What `.dockerignore` leaves out of the context, where that is a folder.
     ignored: Option<PatternMatcher>,
+    /// What each stage can be given.
+    outlines: Vec<StageOutline>,
     /// How each stage that has been lowered ends.
     done: Vec<Option<StageState>>,
 }
@@ -174,7 +235,7 @@ impl<'a> Lowering<'a> {
         resolved: &'a Resolved,
         plan: Plan<'a>,
         graph: &'a mut Graph,
-        checks: Checks,
+        checks: &'a mut Checks,
         epoch: Option<i64>,
     ) -> Self {
         let ignored = match &options.context {
@@ -185,8 +246,21 @@ impl<'a> Lowering<'a> {
             BuildContext::Folder { .. } | BuildContext::Git(_) | BuildContext::Archive(_) => None,
         };
         let done = vec![None; plan.stages.len()];
+        let outlines = vec![StageOutline::default(); plan.stages.len()];
         let lexer = Lexer::new(dockerfile.escape);
-        Self { dockerfile, options, resolved, plan, graph, checks, epoch, lexer, ignored, done }
+        Self {
+            dockerfile,
+            options,
+            resolved,
+            plan,
+            graph,
+            checks,
+            epoch,
+            lexer,
+            ignored,
+            outlines,
+            done,
+        }
     }
 
     /// Lowers all stages that are needed, in the order of the Dockerfile.
@@ -197,6 +271,7 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             let mut state = self.begin(index)?;
+            state.index = index;
             let commands = std::mem::take(&mut self.plan.stages[index].commands);
             for command in &commands {
                 self.statement(&mut state, command)?;
@@ -235,18 +310,18 @@ impl<'a> Lowering<'a> {
             ..Names::default()
         };
         let ignore_cache = stage.stage.is_some() && self.options.ignores_cache(name);
-        let mut state = match stage.base {
+        let mut begun = match stage.base {
             Base::Stage(base) => {
-                let mut state = self.stage(base)?;
-                state.image.config.on_build.clear();
-                StageState { once: Once::default(), names, ignore_cache, ..state }
+                let mut inherited = self.stage(base)?;
+                inherited.image.config.on_build.clear();
+                StageState { once: Once::default(), names, ignore_cache, ..inherited }
             }
             Base::Scratch | Base::Named { .. } | Base::Image(_) | Base::Context { .. } => {
                 self.base_state(index, names, ignore_cache)
             }
         };
-        state.begin();
-        Ok(state)
+        begun.begin();
+        Ok(begun)
     }
 
     /// Lowers one instruction.
@@ -299,7 +374,7 @@ impl<'a> Lowering<'a> {
         Box::new(move |text: &Text| {
             let expansion = lexer.expand_text(text, &state.env)?;
             for name in &expansion.unmatched {
-                report_undefined(&mut self.checks, state, origin, name);
+                report_undefined(self.checks, state, origin, name);
             }
             Ok(expansion.result)
         })

@@ -57,6 +57,8 @@ pub(crate) struct PlannedStage<'a> {
     pub(crate) replaced: bool,
     /// Its instructions, ONBUILD triggers first.
     pub(crate) commands: Vec<Command>,
+    /// The arguments that its FROM uses.
+    pub(crate) used: BTreeSet<String>,
     /// The stages that its instructions read, each with the line that says so.
     pub(crate) reads: Vec<(StageIndex, Span)>,
     /// How many ONBUILD triggers are among `commands`; not known while absent.
@@ -214,13 +216,14 @@ impl<'a> Planner<'a> {
         stage: &'a Stage,
         checks: &mut Checks,
     ) -> Result<(), Diagnostic> {
-        let base = self.global_word(&stage.from.base, stage, checks)?.result;
+        let base = self.global_word(&stage.from.base, stage, checks)?;
+        let (base, mut used) = (base.result, base.matched);
         if base.is_empty() {
             let message = format!("base name ({}) should not be blank", stage.from.base.value);
             return Err(Diagnostic::error(message, stage.from.base.span));
         }
         let platform = match &stage.from.platform {
-            Some(flag) => Some(self.platform(flag, stage, checks)?),
+            Some(flag) => Some(self.platform(flag, stage, &mut used, checks)?),
             None => None,
         };
         let name = stage.from.name.as_ref().map(|name| name.as_str().to_owned());
@@ -246,6 +249,7 @@ impl<'a> Planner<'a> {
             platform,
             replaced,
             commands: commands.collect(),
+            used,
             reads: Vec::new(),
             triggers: replaced.then_some(0),
             span: stage.origin.span,
@@ -278,9 +282,11 @@ impl<'a> Planner<'a> {
         &self,
         flag: &Text,
         stage: &Stage,
+        used: &mut BTreeSet<String>,
         checks: &mut Checks,
     ) -> Result<Platform, Diagnostic> {
         let word = self.global_word(flag, stage, checks)?;
+        used.extend(word.matched.iter().cloned());
         let target = self.globals.get("TARGETPLATFORM").unwrap_or_default();
         check::redundant_target_platform(checks, stage, flag, &word, target);
         let with_advice = |diagnostic: Diagnostic| {
@@ -384,6 +390,7 @@ impl<'a> Planner<'a> {
             platform: None,
             replaced: false,
             commands: Vec::new(),
+            used: BTreeSet::new(),
             reads: Vec::new(),
             triggers: Some(0),
             span: from.span,

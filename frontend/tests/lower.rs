@@ -12,7 +12,7 @@ use rbuild_frontend::git_address::GitAddress;
 use rbuild_frontend::source::Source;
 use rbuild_frontend::{
     Allowed, BaseImage, BuildContext, BuildOptions, Dockerfile, NamedContext, NoCache, Resolved,
-    base_images, context_name, lower, parse,
+    base_images, context_name, lower, outline, parse, targets,
 };
 use rbuild_solver::graph::{Graph, ImageLayer, Op, VertexId};
 use rbuild_solver::image_source::ResolvedImage;
@@ -32,6 +32,8 @@ struct Case {
     ignore: Vec<String>,
     no_cache: Option<Vec<String>>,
     allow: Vec<String>,
+    /// `--call=outline`
+    outline: bool,
     /// Configs of base images by familiar name; those that are not named have a plain one.
     images: BTreeMap<String, Value>,
 }
@@ -147,8 +149,12 @@ fn lowered(
         let text = entry["created_by"].as_str().unwrap_or_default().escape_debug().to_string();
         writeln!(out, "    {layer} {text}{}", created.unwrap_or_default()).unwrap();
     }
+    if case.outline {
+        let outline = outline(dockerfile, options, &resolved)?;
+        writeln!(out, "{outline:#?}\n{:#?}", targets(dockerfile)).unwrap();
+    }
     for warning in &lowered.warnings {
-        out += &format!("\n{}\n", warning.diagnostic().render(&dockerfile.source));
+        writeln!(out, "\n{}", warning.diagnostic().render(&dockerfile.source)).unwrap();
     }
     Ok(out)
 }

@@ -1,3 +1,4 @@
 //! What a Dockerfile comes to, as snapshots over `testdata/`.
 
+#[cfg(test)]
 mod lower;

@@ -195,7 +195,7 @@ impl Lowering<'_> {
                 tree
             } else {
                 if let Some(ignored) = &self.ignored {
-                    let checks = &mut self.checks;
+                    let checks = &mut *self.checks;
                     check::copy_ignored_file(checks, origin, instruction, &source.value, ignored);
                 }
                 self.context()

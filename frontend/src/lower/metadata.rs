@@ -76,11 +76,11 @@ pub(super) fn volume(state: &mut StageState, paths: &[Text]) -> Done {
 
 impl Lowering<'_> {
     pub(super) fn env(&mut self, state: &mut StageState, origin: &Origin, pairs: &[Pair]) {
-        check::legacy_key_value_format(&mut self.checks, origin, pairs);
+        check::legacy_key_value_format(self.checks, origin, pairs);
         let mut words = vec![String::from("ENV")];
         for pair in pairs {
             let (name, value) = (pair.name.as_str(), pair.value.as_str());
-            check::secrets_in_arg_or_env(&mut self.checks, origin, "ENV", name);
+            check::secrets_in_arg_or_env(self.checks, origin, "ENV", name);
             words.push(format!("{name}={value}"));
             state.env.set(name, value);
             state.image.config.set_env(name, value);
@@ -89,7 +89,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn label(&mut self, state: &mut StageState, origin: &Origin, pairs: &[Pair]) {
-        check::legacy_key_value_format(&mut self.checks, origin, pairs);
+        check::legacy_key_value_format(self.checks, origin, pairs);
         let mut words = vec![String::from("LABEL")];
         for pair in pairs {
             let (name, value) = (pair.name.value.clone(), pair.value.value.clone());
@@ -105,13 +105,16 @@ impl Lowering<'_> {
         let mut declared = Vec::new();
         for declaration in &arg.declarations {
             let name = declaration.name.as_str();
-            check::secrets_in_arg_or_env(&mut self.checks, origin, "ARG", name);
+            check::secrets_in_arg_or_env(self.checks, origin, "ARG", name);
+            let inherited = self.options.build_arg(name).is_none()
+                && declaration.default.is_none()
+                && self.plan.globals.get(name).is_some();
             let value = match (self.options.build_arg(name), &declaration.default) {
                 (Some(given), _) => Some(given.to_owned()),
                 (None, Some(default)) => {
                     let expansion = self.lexer.expand_text(default, &state.env)?;
                     for name in &expansion.unmatched {
-                        report_undefined(&mut self.checks, state, origin, name);
+                        report_undefined(self.checks, state, origin, name);
                     }
                     Some(expansion.result)
                 }
@@ -119,6 +122,11 @@ impl Lowering<'_> {
             };
             if let Some(value) = value.as_deref().filter(|_| !NOT_IN_ENVIRONMENT.contains(&name)) {
                 state.env.set(name, value);
+            }
+            let outline = &mut self.outlines[state.index];
+            outline.uses(name);
+            if !inherited {
+                outline.declare(declaration, value.as_deref(), origin.span);
             }
             declared.push(match &value {
                 Some(value) => format!("{name}={value}"),
@@ -132,7 +140,7 @@ impl Lowering<'_> {
 
     pub(super) fn cmd(&mut self, state: &mut StageState, origin: &Origin, command: &CommandLine) {
         if let Some(earlier) = state.once.cmd.replace(origin.clone()) {
-            check::multiple_instructions(&mut self.checks, &earlier, origin);
+            check::multiple_instructions(self.checks, &earlier, origin);
         }
         let args = self.args(state, origin, command);
         state.record(format!("CMD {}", go_format::quoted_list(&args)), false);
@@ -148,7 +156,7 @@ impl Lowering<'_> {
         command: &CommandLine,
     ) {
         if let Some(earlier) = state.once.entrypoint.replace(origin.clone()) {
-            check::multiple_instructions(&mut self.checks, &earlier, origin);
+            check::multiple_instructions(self.checks, &earlier, origin);
         }
         let args = self.args(state, origin, command);
         state.record(format!("ENTRYPOINT {}", go_format::quoted_list(&args)), false);
@@ -163,7 +171,7 @@ impl Lowering<'_> {
             CommandLine::Exec(words) => values(words),
             CommandLine::Shell(line) => {
                 if state.image.config.shell.is_empty() {
-                    check::json_args_recommended(&mut self.checks, origin);
+                    check::json_args_recommended(self.checks, origin);
                 }
                 in_shell(state, &line.value)
             }
@@ -177,7 +185,7 @@ impl Lowering<'_> {
         check: &Healthcheck,
     ) {
         if let Some(earlier) = state.once.healthcheck.replace(origin.clone()) {
-            check::multiple_instructions(&mut self.checks, &earlier, origin);
+            check::multiple_instructions(self.checks, &earlier, origin);
         }
         let config = healthcheck_config(check);
         let what = format!(
@@ -205,10 +213,10 @@ impl Lowering<'_> {
             for word in words.map_err(|error| error.at(text.span))? {
                 let protocol = word.split_once('/').map_or("", |(_, protocol)| protocol);
                 if protocol != protocol.to_lowercase() {
-                    check::expose_proto_casing(&mut self.checks, origin, &word);
+                    check::expose_proto_casing(self.checks, origin, &word);
                 }
                 if ports::is_mapping(&word) {
-                    check::expose_invalid_format(&mut self.checks, origin, &word);
+                    check::expose_invalid_format(self.checks, origin, &word);
                 }
                 let wrong = |message| Diagnostic::error(message, text.span);
                 exposed.extend(ports::parse(&word).map_err(wrong)?);
@@ -222,7 +230,7 @@ impl Lowering<'_> {
     /// The directory is made at once, for the current user; the root needs no making.
     pub(super) fn workdir(&mut self, state: &mut StageState, origin: &Origin, text: &Text) -> Done {
         if !state.has_workdir && !text.value.starts_with('/') {
-            check::workdir_relative_path(&mut self.checks, origin, &text.value);
+            check::workdir_relative_path(self.checks, origin, &text.value);
         }
         state.has_workdir = true;
         let directory = state.enter(&text.value);

@@ -29,9 +29,15 @@ impl Lowering<'_> {
         for mount in mounts {
             let span = mount.flag.span;
             match mount.kind {
-                MountType::Secret => lowered.extend(secret(mount, span)?),
+                MountType::Secret => {
+                    let mounts = secret(mount, span)?;
+                    self.outlines[state.index].mounts(&mounts, span);
+                    lowered.extend(mounts);
+                }
                 MountType::Ssh => {
-                    lowered.push(ssh(mount, agents, span)?);
+                    let mount = ssh(mount, agents, span)?;
+                    self.outlines[state.index].mounts(std::slice::from_ref(&mount), span);
+                    lowered.push(mount);
                     agents += 1;
                 }
                 MountType::Bind | MountType::Cache | MountType::Tmpfs => {

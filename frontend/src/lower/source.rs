@@ -61,6 +61,7 @@ impl Lowering<'_> {
             }
         };
         StageState {
+            index,
             is_scratch: vertex.is_none(),
             vertex: vertex.unwrap_or_else(|| self.scratch()),
             env: Environment::default(),
@@ -99,7 +100,7 @@ impl Lowering<'_> {
         if let Some(stage) = stage.stage.filter(|_| base.context.is_none()) {
             let written = stage.from.base.as_str();
             let platform = config.platform();
-            check::base_image_platform(&mut self.checks, stage, written, wanted, &platform);
+            check::base_image_platform(self.checks, stage, written, wanted, &platform);
         }
         let op = Op::Image(ImageOp {
             name: base.full.clone(),

@@ -9,6 +9,7 @@ use super::path;
 use crate::diagnostic::Diagnostic;
 use crate::image_config::{History, ImageConfig, Timestamp, split_variable};
 use crate::source::Span;
+use crate::stage::StageIndex;
 use crate::syntax::Origin;
 
 /// What history entries say of who made them.
@@ -17,6 +18,8 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 /// A stage between two instructions.
 #[derive(Clone, Debug)]
 pub(crate) struct StageState {
+    /// Which stage it is.
+    pub(crate) index: StageIndex,
     /// Its tree.
     pub(crate) vertex: VertexId,
     /// Its tree is empty: there is no `/etc/passwd` to look names up in.
