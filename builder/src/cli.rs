@@ -61,8 +61,73 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Read a Dockerfile and say what is wrong with it, building nothing
     Check(Box<BuildArgs>),
+    /// List the images in the local store
+    Images(ImagesArgs),
+    /// Show what images in the local store consist of, as JSON
+    Inspect(InspectArgs),
+    /// Show how an image in the local store came about
+    History(HistoryArgs),
+    /// Give an image in the local store one more name
+    Tag(TagArgs),
+    /// Take names from images in the local store
+    Rmi(RmiArgs),
     /// Write a completion script for a shell to stdout
     Completion(CompletionArgs),
+}
+
+/// `rbuild images`
+#[derive(Clone, Debug, Args)]
+pub struct ImagesArgs {
+    /// Print IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print a JSON object a line
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
+}
+
+/// `rbuild inspect`
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Names or IDs
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Only this platform of each
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+}
+
+/// `rbuild history`
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// Name or ID
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// This platform [default: the first]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Show commands whole
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+/// `rbuild tag`
+#[derive(Clone, Debug, Args)]
+pub struct TagArgs {
+    /// Name or ID
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// What it is to be called too
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// `rbuild rmi`
+#[derive(Clone, Debug, Args)]
+pub struct RmiArgs {
+    /// Names, or IDs of images that lose all their names
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
 }
 
 /// `rbuild completion`

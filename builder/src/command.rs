@@ -2,13 +2,16 @@
 
 mod build;
 mod completion;
+mod images;
+mod inspect;
+mod table;
 
 use std::future::Future;
 use std::io::{self, Write};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, GlobalArgs};
 use crate::error::BuildError;
-use crate::request::Environment;
+use crate::request::{Environment, Settings};
 use crate::signals;
 
 /// Does what `cli` says.
@@ -16,8 +19,18 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
     match &cli.command {
         Command::Build(arguments) => build::run(&cli.global, arguments, environment),
         Command::Check(arguments) => build::check(&cli.global, arguments, environment),
+        Command::Images(arguments) => images::list(&cli.global, arguments, environment),
+        Command::Inspect(arguments) => inspect::inspect(&cli.global, arguments, environment),
+        Command::History(arguments) => inspect::history(&cli.global, arguments, environment),
+        Command::Tag(arguments) => images::tag(&cli.global, arguments, environment),
+        Command::Rmi(arguments) => images::remove(&cli.global, arguments, environment),
         Command::Completion(arguments) => completion::run(arguments),
     }
+}
+
+/// The settings of a command that builds nothing.
+fn settings(global: &GlobalArgs, environment: &Environment) -> Result<Settings, BuildError> {
+    Ok(Settings::new(global, None, environment)?)
 }
 
 /// Tells developers on stderr what happens inside, if they asked for it with `--debug`.

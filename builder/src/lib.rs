@@ -6,6 +6,7 @@ pub mod error;
 pub mod image_document;
 pub mod image_source;
 pub mod image_transfer;
+pub mod local_image;
 mod metadata;
 pub mod oci_layout;
 pub mod progress;

@@ -96,10 +96,8 @@ pub struct BuildRequest {
 pub struct Settings {
     /// The state folder; it need not exist.
     pub state_folder: PathBuf,
-    /// Docker's configuration folder: `$DOCKER_CONFIG`, or `~/.docker`. `None` without a home.
-    pub docker_config: Option<PathBuf>,
-    /// rbuild's configuration folder: `rbuild` in `$XDG_CONFIG_HOME`, or in `~/.config`.
-    pub config_folder: Option<PathBuf>,
+    /// Where the registry client finds what the user configured.
+    pub registry: RegistrySettings,
     /// `$TMPDIR`, or `/tmp`.
     pub temporary: PathBuf,
     /// How progress is shown; never [`ProgressMode::Auto`].
@@ -108,8 +106,6 @@ pub struct Settings {
     pub colors: bool,
     /// Whether stderr shows more than ASCII, as far as the locale says.
     pub unicode: bool,
-    /// What the registry client takes from the environment.
-    pub registry: RegistrySettings,
     /// When rbuild began.
     pub now: SystemTime,
     /// Whether rbuild runs as root.
@@ -275,7 +271,7 @@ impl UsageError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Conflict { instead, .. } => Some(instead.clone()),
-            Self::NoName => Some("give it one with `--tag`".into()),
+            Self::NoName => Some("give it one with `-t NAME`".into()),
             Self::NoStateFolder => Some("name one with `--root DIR` or RBUILD_ROOT".into()),
             Self::Value { .. }
             | Self::Variable { .. }
@@ -294,22 +290,19 @@ impl Settings {
         environment: &Environment,
     ) -> Result<Self, UsageError> {
         let home = environment.path("HOME");
-        let in_home = |folder: &str| home.as_ref().map(|home| home.join(folder));
         let state_folder = global
             .root
             .clone()
             .or_else(|| environment.path("RBUILD_ROOT"))
             .or_else(|| environment.root.then(|| PathBuf::from("/var/lib/rbuild")))
             .or_else(|| Some(environment.path("XDG_DATA_HOME")?.join("rbuild")))
-            .or_else(|| in_home(".local/share/rbuild"))
+            .or_else(|| Some(home?.join(".local/share/rbuild")))
             .ok_or(UsageError::NoStateFolder)?;
         Ok(Self {
             state_folder,
-            docker_config: environment.path("DOCKER_CONFIG").or_else(|| in_home(".docker")),
-            config_folder: environment
-                .path("XDG_CONFIG_HOME")
-                .or_else(|| in_home(".config"))
-                .map(|folder| folder.join("rbuild")),
+            registry: RegistrySettings::from_environment(|name| {
+                environment.variables.get(std::ffi::OsStr::new(name)).cloned()
+            }),
             temporary: environment.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
             progress: progress_mode(progress, environment)?,
             colors: environment.shows_colors(),
@@ -318,9 +311,6 @@ impl Settings {
                 .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
                 .is_none_or(|locale| locale.to_ascii_lowercase().replace('-', "").contains("utf8"))
                 && environment.text("TERM") != Some("linux"),
-            registry: RegistrySettings::from_environment(|name| {
-                environment.variables.get(std::ffi::OsStr::new(name)).cloned()
-            }),
             now: environment.now,
             root: environment.root,
             debug: global.debug,
@@ -373,7 +363,7 @@ impl BuildRequest {
         refuse_what_is_not_there(arguments)?;
         let progress = if arguments.quiet { Some("quiet") } else { arguments.progress.as_deref() };
         let settings = Settings::new(global, progress, environment)?;
-        let build_args = build_args(arguments, &settings, environment);
+        let build_args = build_args(arguments, &settings, environment)?;
         let source_date_epoch = source_date_epoch(&build_args)?;
         let call = call(arguments)?;
         let outputs = output::outputs(&arguments.output, arguments.push, arguments.load)?;
@@ -389,7 +379,7 @@ impl BuildRequest {
             target: arguments.target.clone().filter(|target| !target.is_empty()),
             platforms: platforms(&arguments.platform)?,
             platforms_given: !arguments.platform.is_empty(),
-            labels: arguments.label.iter().map(|label| pair(label)).collect(),
+            labels: labels(&arguments.label)?,
             annotations: annotations(&arguments.annotation)?,
             tags,
             outputs,
@@ -468,34 +458,37 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// `KEY=VALUE`; a key alone has an empty value.
-fn pair(text: &str) -> (String, String) {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    (key.to_owned(), value.to_owned())
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
+    let label = |text: &String| match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(UsageError::value("--label", text, "its key is empty")),
+        (key, value) => Ok((key.to_owned(), value.to_owned())),
+    };
+    given.iter().map(label).collect()
 }
 
 fn build_args(
     arguments: &BuildArgs,
     settings: &Settings,
     environment: &Environment,
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>, UsageError> {
     let mut build_args = source::proxies(settings);
     if let Some(epoch) = environment.text("SOURCE_DATE_EPOCH").filter(|epoch| !epoch.is_empty()) {
         build_args.insert("SOURCE_DATE_EPOCH".into(), epoch.to_owned());
     }
     for argument in &arguments.build_arg {
-        match argument.split_once('=') {
-            Some((key, value)) => {
-                build_args.insert(key.to_owned(), value.to_owned());
-            }
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
             // As docker has it: one that the environment lacks is as if it were not given.
-            None => {
-                if let Some(value) = environment.text(argument) {
-                    build_args.insert(argument.clone(), value.to_owned());
-                }
-            }
+            None => (argument.as_str(), environment.text(argument)),
+        };
+        if name.is_empty() {
+            return Err(UsageError::value("--build-arg", argument, "its key is empty"));
+        }
+        if let Some(value) = value {
+            build_args.insert(name.to_owned(), value.to_owned());
         }
     }
-    build_args
+    Ok(build_args)
 }
 
 fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>, UsageError> {
@@ -687,6 +680,15 @@ mod tests {
         let args: Vec<_> = request.build_args.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(args, ["A=2", "E=", "FROM_ENV=e", "SOURCE_DATE_EPOCH=7"]);
         assert_eq!(request.source_date_epoch, Some(7));
+    }
+
+    #[test]
+    fn keys_are_not_empty() {
+        for wrong in ["--build-arg =x", "--label =x"] {
+            assert!(request(wrong, &[]).is_err(), "{wrong}");
+        }
+        let labels = request("--label a=b=c --label d", &[]).unwrap().labels;
+        assert_eq!(labels, BTreeMap::from([("a".into(), "b=c".into()), ("d".into(), "".into())]));
     }
 
     #[test]

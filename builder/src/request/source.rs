@@ -189,7 +189,7 @@ fn oci_layout(text: &str) -> Result<OciLayoutSpec, String> {
 /// wrong with it when it needs it.
 pub(super) fn proxies(settings: &Settings) -> BTreeMap<String, String> {
     let read = || -> Option<serde_json::Value> {
-        let folder = settings.docker_config.as_ref()?;
+        let folder = settings.registry.docker_config.as_ref()?;
         serde_json::from_slice(&fs_err::read(folder.join("config.json")).ok()?).ok()
     };
     let Some(config) = read() else { return BTreeMap::new() };
