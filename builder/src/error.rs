@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_frontend::diagnostic::{Diagnostic, Severity};
-use rbuild_frontend::source::Source;
+use rbuild_frontend::source::{Source, Span};
+use rbuild_solver::error::{Cause, SolveError};
 
 use crate::progress::harmless;
 use crate::request::UsageError;
@@ -105,6 +106,37 @@ impl BuildError {
     pub fn dockerfile(diagnostics: &[Diagnostic], source: &Source) -> Self {
         let problems = diagnostics.iter().map(|one| Problem::diagnostic(one, source)).collect();
         Self { kind: ErrorKind::Failed, problems }
+    }
+
+    /// A vertex of the graph failed; `source` is the Dockerfile it came from.
+    pub fn solve(error: &SolveError, source: &Source) -> Self {
+        let mut problem = Problem::of(&*error.cause);
+        problem.excerpt = error.span.as_ref().map(|span| Excerpt {
+            name: Arc::clone(&span.file),
+            text: source.text().into(),
+            span: span.start..span.end,
+            label: None,
+        });
+        let mut kind = ErrorKind::Failed;
+        match &*error.cause {
+            Cause::Exit { tail, .. } => problem.output = Some((error.name.clone(), tail.clone())),
+            Cause::Image(error) => problem.hints.extend(error.hint.clone()),
+            Cause::Sandbox(error) => {
+                kind = ErrorKind::Fault;
+                problem.hints.extend(error.hint.clone());
+            }
+            Cause::State(_) | Cause::Canceled => kind = ErrorKind::Fault,
+            Cause::Timeout { .. }
+            | Cause::DiffId { .. }
+            | Cause::File(_)
+            | Cause::Http(_)
+            | Cause::Git(_)
+            | Cause::SecretMissing { .. }
+            | Cause::SshMissing { .. }
+            | Cause::NotAllowed { .. }
+            | Cause::Unsupported(_) => {}
+        }
+        Self::new(kind, problem)
     }
 
     /// Adds what the user can do to the last problem.
@@ -238,6 +270,12 @@ const BEFORE: usize = 60;
 const BEHIND: usize = 160;
 
 impl Excerpt {
+    /// The place `span` of a Dockerfile.
+    pub fn of(source: &Source, span: Span) -> Self {
+        let (name, text) = (source.name().into(), source.text().into());
+        Self { name, text, span: span.start..span.end, label: None }
+    }
+
     /// The lines around the span. A line of megabytes is cut to what surrounds the span, since it
     /// would be drawn whole; and control characters cannot reach the terminal.
     fn snippet(&self) -> Snippet<'static, annotate_snippets::Annotation<'static>> {
@@ -280,8 +318,6 @@ impl Excerpt {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_frontend::source::Span;
-
     use super::*;
 
     fn excerpt(text: &str, meant: &str, label: Option<&str>) -> Excerpt {

@@ -82,19 +82,18 @@ impl Images {
         Ok(resolved)
     }
 
-    /// The image that `PATH[:TAG][@DIGEST]` names in an OCI layout, for `platform`. `name` is how
-    /// it is shown.
+    /// The image that `reference` names in an OCI layout, for `platform`. `name` is how it is
+    /// shown.
     pub async fn resolve_layout(
         &self,
-        reference: &str,
+        reference: &LayoutReference,
         name: &str,
         platform: &Platform,
     ) -> Result<ResolvedImage, ImageSourceError> {
-        let mut reference = LayoutReference::parse(reference)?;
-        reference.path = std::path::absolute(&reference.path).map_err(plain)?;
-        let layout = OciLayout::open(&reference.path)?;
-        let root = layout.find(&reference)?;
-        let location = format!("{LAYOUT}{}", reference.path.display());
+        let path = std::path::absolute(&reference.path).map_err(plain)?;
+        let layout = OciLayout::open(&path)?;
+        let root = layout.find(reference)?;
+        let location = format!("{LAYOUT}{}", path.display());
         image_document::resolve(&layout, name, &location, &root, platform).await
     }
 

@@ -1,8 +1,11 @@
 //! Builds container images from Dockerfiles.
 
+pub mod build;
 pub mod cli;
 pub mod command;
+pub mod context;
 pub mod error;
+pub mod http;
 pub mod image_document;
 pub mod image_source;
 pub mod image_transfer;
@@ -18,8 +21,9 @@ use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef};
 use rbuild_solver::progress::Reporter;
 
+use crate::build::Session;
 use crate::error::{BuildError, Problem};
-use crate::request::{BuildRequest, UsageError};
+use crate::request::BuildRequest;
 
 /// What came of a build.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +52,8 @@ impl Outcome {
 }
 
 /// Builds what `request` asks for.
-#[allow(clippy::unused_async, reason = "its steps wait for the network and for processes")]
-pub async fn build(_request: &BuildRequest, _reporter: &Reporter) -> Result<Outcome, BuildError> {
-    Err(UsageError::NotYet("building".into()).into())
+pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcome, BuildError> {
+    let session = Session::open(request, reporter.clone())?;
+    let built = session.build().await?;
+    Ok(Outcome::default())
 }

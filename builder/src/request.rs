@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_frontend::NoCache;
 use rbuild_solver::Jobs;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
 use rbuild_solver::mount::{Secret, SshAgent};
@@ -24,7 +25,7 @@ use crate::registry::RegistrySettings;
 
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
-pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec, OciLayoutSpec};
+pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec};
 pub use step::Entitlement;
 
 /// One build, completely.
@@ -128,18 +129,6 @@ pub enum ProgressMode {
     RawJson,
     /// Nothing but the image's ID.
     Quiet,
-}
-
-/// Which steps run although their results are known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum NoCache {
-    /// None.
-    #[default]
-    None,
-    /// Those of these stages.
-    Stages(Vec<String>),
-    /// All.
-    All,
 }
 
 /// What is done with a Dockerfile.

@@ -5,6 +5,7 @@ pub mod diagnostic;
 mod dockerfile;
 pub mod expand;
 pub mod git_address;
+pub mod ignore;
 pub mod image_config;
 pub mod instruction;
 mod lower;

@@ -16,6 +16,7 @@ pub mod image;
 pub mod run;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
@@ -40,6 +41,8 @@ pub struct Worker {
 pub(crate) struct Work<'a> {
     pub(crate) vertex: &'a Vertex,
     pub(crate) task: Task,
+    /// Its result was known: that is how its line of progress ends.
+    hit: AtomicBool,
 }
 
 impl Worker {
@@ -51,7 +54,8 @@ impl Worker {
     /// The result of `id`, whose inputs resulted in `inputs`. Tells of its beginning and its end.
     pub async fn work(&self, id: VertexId, inputs: Vec<Output>) -> Result<Output, SolveError> {
         let vertex = self.graph.vertex(id);
-        let work = Work { vertex, task: self.surroundings.reporter.vertex(id) };
+        let task = self.surroundings.reporter.vertex(id);
+        let work = Work { vertex, task, hit: AtomicBool::new(false) };
         let shown = !matches!(vertex.op, Op::Scratch | Op::Merge);
         if shown {
             work.task.tell(EventKind::Started { name: vertex.name.clone() });
@@ -61,7 +65,7 @@ impl Worker {
         std::mem::forget(unfinished);
         match result {
             Ok(output) => {
-                if shown {
+                if shown && !work.hit.into_inner() {
                     work.task.tell(EventKind::Finished);
                 }
                 Ok(output)
@@ -109,6 +113,7 @@ impl Worker {
 
     /// Tells that the result was known.
     pub(crate) fn hit(work: &Work<'_>) {
+        work.hit.store(true, Ordering::Relaxed);
         work.task.tell(EventKind::Cached);
     }
 

@@ -10,6 +10,7 @@ use rbuild_frontend::git_address::GitAddress;
 use url::Url;
 
 use super::{Settings, UsageError};
+use crate::oci_layout::LayoutReference;
 
 /// The build context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,25 +49,13 @@ pub enum NamedContextSpec {
     /// `docker-image://NAME`
     Image(ImageRef),
     /// `oci-layout://DIR[:TAG][@DIGEST]`
-    OciLayout(OciLayoutSpec),
+    OciLayout(LayoutReference),
     /// `target:STAGE`
     Target(String),
     /// A git repository.
     Git(GitAddress),
     /// A tar or a file behind an http(s) address.
     Http(Url),
-}
-
-/// An image in an OCI layout on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OciLayoutSpec {
-    /// The layout's folder.
-    pub folder: PathBuf,
-    /// The image's name in `index.json`; the only image, or `latest`, when there is neither a tag
-    /// nor a digest.
-    pub tag: Option<String>,
-    /// The digest of its manifest or index.
-    pub digest: Option<Digest>,
 }
 
 /// What PATH | URL | `-` means. A folder wins over an address that is spelled like it.
@@ -160,7 +149,7 @@ fn named_context(text: &str) -> Result<(String, NamedContextSpec), UsageError> {
     Ok((name, context))
 }
 
-fn oci_layout(text: &str) -> Result<OciLayoutSpec, String> {
+fn oci_layout(text: &str) -> Result<LayoutReference, String> {
     let (text, digest) = match text.split_once('@') {
         Some((text, digest)) => {
             let digest: Result<Digest, _> = digest.parse();
@@ -181,7 +170,7 @@ fn oci_layout(text: &str) -> Result<OciLayoutSpec, String> {
     if !Path::new(folder).is_dir() {
         return Err(format!("there is no folder `{folder}`"));
     }
-    Ok(OciLayoutSpec { folder: folder.into(), tag, digest })
+    Ok(LayoutReference { path: folder.into(), tag, digest })
 }
 
 /// The proxies of Docker's configuration, as build args (docs.docker.com, "Use a proxy server with
@@ -260,7 +249,7 @@ mod tests {
         check("src", here, "src", NamedContextSpec::Folder(here.into()));
         let layout = |tag: Option<&str>, digest| {
             let tag = tag.map(str::to_owned);
-            NamedContextSpec::OciLayout(OciLayoutSpec { folder: here.into(), tag, digest })
+            NamedContextSpec::OciLayout(LayoutReference { path: here.into(), tag, digest })
         };
         check(
             "debian:bookworm",

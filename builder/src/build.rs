@@ -1,0 +1,241 @@
+//! A build: the steps from a request to trees, in order.
+//!
+//! open what it reads → parse → list base images → resolve them side by side → lower, once per
+//! platform into one graph → solve. Making images of the trees is `image.rs`'s and the exporters'.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use futures::future::try_join_all;
+use rbuild_cache::oci::Platform;
+use rbuild_cache::state::StateFolder;
+use rbuild_frontend::diagnostic::Diagnostics;
+use rbuild_frontend::source::Source;
+use rbuild_frontend::{
+    Allowed, BaseImage, BuildOptions, Dockerfile, EpochSource, ImageName, Lowered, Resolved,
+};
+use rbuild_solver::Gate;
+use rbuild_solver::graph::{Graph, VertexId};
+use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
+use rbuild_solver::progress::{EventKind, Reporter};
+use rbuild_solver::sandbox::namespaces::Namespaces;
+use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
+use rbuild_solver::tree::Tree;
+
+use crate::context::{ContextError, Contexts};
+use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
+use crate::http::HttpFiles;
+use crate::image_source::{Images, ResolveMode};
+use crate::registry::Registry;
+use crate::request::{BuildRequest, Entitlement, NamedContextSpec, UsageError};
+
+/// What a build made for one platform.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The platform that was asked for.
+    pub platform: Platform,
+    /// What the Dockerfile came to.
+    pub lowered: Lowered,
+    /// The target's tree.
+    pub tree: Tree,
+}
+
+/// Everything a build works with.
+pub struct Session<'a> {
+    /// What was asked for.
+    pub request: &'a BuildRequest,
+    /// Where everything is kept.
+    pub state: StateFolder,
+    /// Registries; nothing is asked of them before something is needed.
+    pub registry: Registry,
+    /// Where images come from.
+    pub images: Images,
+    /// Who is told.
+    pub reporter: Reporter,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the state folder that `request` names.
+    pub fn open(request: &'a BuildRequest, reporter: Reporter) -> Result<Self, BuildError> {
+        let folder = &request.settings.state_folder;
+        let state = StateFolder::open(folder).map_err(|error| {
+            BuildError::fault(&error).hint(format!(
+                "the state folder is `{}`; `--root DIR` or RBUILD_ROOT names another one",
+                folder.display()
+            ))
+        })?;
+        let registry = Registry::new(request.settings.registry.clone());
+        let images = Images::new(registry.clone(), state.clone());
+        Ok(Self { request, state, registry, images, reporter })
+    }
+
+    /// Builds the target for every platform.
+    pub async fn build(&self) -> Result<Vec<Built>, BuildError> {
+        let contexts = self.contexts()?;
+        let dockerfile = parsed(contexts.dockerfile.clone())?;
+        let mut graph = Graph::new();
+        let mut lowered = Vec::new();
+        for platform in &self.request.platforms {
+            let options = self.options(platform, &contexts);
+            let resolved = self.resolve(&dockerfile, &options).await?;
+            let one = rbuild_frontend::lower(&dockerfile, &options, &resolved, &mut graph)
+                .map_err(|diagnostics| {
+                    BuildError::dockerfile(&diagnostics.0, &contexts.dockerfile)
+                })?;
+            lowered.push((platform.clone(), one));
+        }
+        let targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
+        let surroundings = Arc::new(self.surroundings(&contexts)?);
+        let trees = solve(Arc::new(graph), &targets, surroundings)
+            .await
+            .map_err(|error| BuildError::solve(&error, &contexts.dockerfile))?;
+        let built = lowered.into_iter().zip(trees);
+        Ok(built.map(|((platform, lowered), tree)| Built { platform, lowered, tree }).collect())
+    }
+
+    fn contexts(&self) -> Result<Contexts, BuildError> {
+        let task = self.reporter.start("[internal] load build definition");
+        let opened = Contexts::open(self.request, &self.state);
+        task.tell(EventKind::Finished);
+        opened.map_err(|error: ContextError| {
+            let hint = error.hint();
+            let failed = BuildError::failed(&error);
+            hint.into_iter().fold(failed, BuildError::hint)
+        })
+    }
+
+    /// What the request asks of the frontend, for one platform.
+    fn options(&self, platform: &Platform, contexts: &Contexts) -> BuildOptions {
+        let request = self.request;
+        BuildOptions {
+            context: contexts.context.clone(),
+            build_args: request.build_args.clone().into_iter().collect(),
+            target: request.target.clone(),
+            platform: request.platforms_given.then(|| platform.clone()),
+            several_platforms: request.platforms.len() > 1,
+            labels: request.labels.clone(),
+            contexts: contexts.named.clone(),
+            network: request.network,
+            extra_hosts: request.extra_hosts.clone(),
+            shm_size: request.shm_size,
+            ulimits: request.ulimits.clone(),
+            cgroup_parent: request.cgroup_parent.clone(),
+            no_cache: request.no_cache.clone(),
+            allow: Allowed {
+                host_network: request.allow.contains(&Entitlement::NetworkHost),
+                insecure: request.allow.contains(&Entitlement::SecurityInsecure),
+                devices: false,
+            },
+            ..BuildOptions::new(Platform::host())
+        }
+    }
+
+    /// Resolves all images that the Dockerfile needs, those that are known at once side by side.
+    async fn resolve(
+        &self,
+        dockerfile: &Dockerfile,
+        options: &BuildOptions,
+    ) -> Result<Resolved, BuildError> {
+        let source = &dockerfile.source;
+        let wrong = |diagnostics: Diagnostics| BuildError::dockerfile(&diagnostics.0, source);
+        match rbuild_frontend::epoch(dockerfile, options).map_err(wrong)? {
+            EpochSource::None | EpochSource::At(_) => {}
+            EpochSource::Git(_) | EpochSource::Http(_) => {
+                let what = "SOURCE_DATE_EPOCH taken from a source".to_owned();
+                return Err(UsageError::NotYet(what).into());
+            }
+        }
+        let mut resolved = Resolved::default();
+        loop {
+            let missing =
+                rbuild_frontend::base_images(dockerfile, options, &resolved).map_err(wrong)?;
+            if missing.is_empty() {
+                return Ok(resolved);
+            }
+            let found = try_join_all(missing.iter().map(async |image| {
+                let found = self.image(image).await;
+                found.map_err(|error| unresolved(&error, image, source))
+            }));
+            for (image, found) in missing.iter().zip(found.await?) {
+                resolved.insert(image.name.clone(), image.platform.clone(), found);
+            }
+        }
+    }
+
+    async fn image(&self, image: &BaseImage) -> Result<ResolvedImage, ImageSourceError> {
+        let task = self.reporter.start(format!("[internal] load metadata for {}", image.name));
+        let mode = if self.request.pull { ResolveMode::Pull } else { ResolveMode::PreferLocal };
+        let found = match &image.name {
+            ImageName::Registry(name) => {
+                self.images.resolve(&name.to_string(), &image.platform, mode, &task).await
+            }
+            ImageName::OciLayout(context) => match self.request.named_contexts.get(context) {
+                Some(NamedContextSpec::OciLayout(layout)) => {
+                    self.images.resolve_layout(layout, context, &image.platform).await
+                }
+                _ => unreachable!("the frontend names layouts of the request only"),
+            },
+        };
+        match &found {
+            Ok(_) => task.tell(EventKind::Finished),
+            Err(error) => task.tell(EventKind::Failed { message: error.to_string() }),
+        }
+        found
+    }
+
+    /// The solver's surroundings, as the request has them.
+    fn surroundings(&self, contexts: &Contexts) -> Result<Surroundings, BuildError> {
+        let request = self.request;
+        let stubs = self.state.folder("stubs").map_err(|error| BuildError::fault(&error))?;
+        Ok(Surroundings {
+            state: self.state.clone(),
+            sandbox: Arc::new(Namespaces::new(stubs)),
+            images: Arc::new(self.images.clone()),
+            http: Arc::new(HttpFiles::new(self.registry.clone())),
+            folders: contexts.folders.clone(),
+            secrets: request.secrets.clone(),
+            ssh: request.ssh.clone(),
+            allow: Entitlements {
+                network_host: request.allow.contains(&Entitlement::NetworkHost),
+                security_insecure: request.allow.contains(&Entitlement::SecurityInsecure),
+                devices: Some(Vec::new()),
+            },
+            run: RunSettings {
+                resolv_conf: resolv_conf(),
+                proxies: self.options(&Platform::host(), contexts).proxies(),
+                timeout: None,
+            },
+            gate: Gate::new(request.jobs),
+            reporter: self.reporter.clone(),
+            now: seconds(request.settings.now),
+        })
+    }
+}
+
+/// What the Dockerfile says; all that is wrong with it at once.
+fn parsed(source: Source) -> Result<Dockerfile, BuildError> {
+    let (dockerfile, diagnostics) = rbuild_frontend::parse(source);
+    if diagnostics.has_errors() {
+        return Err(BuildError::dockerfile(&diagnostics.0, &dockerfile.source));
+    }
+    Ok(dockerfile)
+}
+
+fn unresolved(error: &ImageSourceError, image: &BaseImage, source: &Source) -> BuildError {
+    let mut problem = Problem::of(error);
+    problem.excerpt = Some(Excerpt::of(source, image.span));
+    problem.hints.extend(error.hint.clone());
+    BuildError::new(ErrorKind::Failed, problem)
+}
+
+/// The host's resolvers. A machine without the file has no names to resolve.
+fn resolv_conf() -> Vec<u8> {
+    fs_err::read(Path::new("/etc/resolv.conf")).unwrap_or_default()
+}
+
+/// Seconds since the epoch; 0 before it.
+fn seconds(time: std::time::SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
