@@ -314,7 +314,7 @@ impl Copying {
         }
         let files = BTreeMap::from([(name.clone(), file.data.value.clone().into_bytes())]);
         let from = CopySource::Inline(files);
-        let sources = vec![format!("/{name}")];
+        let sources = vec![name.clone()];
         self.push(CopyAction { from, sources, ..self.template.clone() });
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::stage::Command;
 use crate::syntax::{Heredoc, Origin};
 
 /// Where a script is mounted that stands in the Dockerfile.
-const SCRIPTS: &str = "/dev/pipes/";
+const SCRIPTS: &str = "/dev/pipes";
 
 impl Lowering<'_> {
     pub(super) fn run_command(
@@ -109,7 +109,7 @@ impl Lowering<'_> {
                     source: MountSource::Bind { input: inputs.len() - 1, path: "/".to_owned() },
                     read_only: true,
                 });
-                (in_shell(state, &format!("{SCRIPTS}{}", script.name.value)), Some(summary))
+                (in_shell(state, &format!("{SCRIPTS}/{}", script.name.value)), Some(summary))
             }
             documents => (in_shell(state, &with_documents(line, documents)), None),
         }
