@@ -23,6 +23,7 @@ mod supervisor;
 #[allow(unsafe_code, reason = "the system calls that rustix has no safe form of")]
 mod syscalls;
 mod tree;
+mod user;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,6 +42,7 @@ use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
 pub use self::server::serve_when_asked;
+pub use self::user::{Identity, become_root};
 
 use self::message::{OrFail, Report, Request};
 use self::stubs::Stubs;

@@ -1,24 +1,35 @@
 //! A root file system with busybox, and what it takes to run a command in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rbuild_solver::graph::{NetworkMode, SecurityMode};
-use rbuild_solver::sandbox::namespaces::Namespaces;
+use rbuild_solver::sandbox::namespaces::{Identity, Namespaces, become_root};
 use rbuild_solver::sandbox::{
     Credentials, ExitStatus, ProcessSpec, RootFs, Sandbox, SandboxError, SandboxMount,
     SandboxMountSource,
 };
 
-/// Says what keeps the tests from running here.
-pub(crate) fn missing() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("they need root".to_owned());
-    }
+static IDENTITY: OnceLock<Identity> = OnceLock::new();
+
+/// Enters a user namespace if need be, or says what keeps the tests from running here.
+pub(crate) fn identity() -> Result<Identity, String> {
     if busybox().is_none() {
-        return Some("they need a static busybox in /usr/bin or /bin".to_owned());
+        return Err("they need a static busybox in /usr/bin or /bin".to_owned());
     }
-    None
+    let identity = become_root()
+        .map_err(|error| format!("{error}: {}", error.hint.as_deref().unwrap_or("no hint")))?;
+    Ok(*IDENTITY.get_or_init(|| identity))
+}
+
+/// Whether device files can be made, ids given away, and limits raised.
+pub(crate) fn is_real_root() -> bool {
+    IDENTITY.get() == Some(&Identity::Root)
+}
+
+/// Whether there are users besides root.
+pub(crate) fn has_users() -> bool {
+    IDENTITY.get() != Some(&Identity::Single)
 }
 
 fn busybox() -> Option<PathBuf> {

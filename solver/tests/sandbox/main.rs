@@ -1,8 +1,9 @@
 //! Runs commands in the real sandbox and looks at them from inside and outside.
 //!
 //! Not run by libtest: the sandbox starts this very program anew, which must then become the
-//! sandbox server before anything else happens. Needs Linux, root and busybox; says so and passes
-//! where they are missing.
+//! sandbox server before anything else happens. Run as root it tests the sandbox of root; as a user,
+//! that of a user with ranges of ids, or with one id, whichever it has. Needs busybox, and a kernel
+//! that allows namespaces; says what it lacks, and passes, where they are missing.
 #![allow(clippy::print_stdout, reason = "a test runner reports")]
 
 mod fixture;
@@ -21,10 +22,14 @@ fn main() -> ExitCode {
     rbuild_solver::sandbox::namespaces::serve_when_asked();
     probe::run_when_asked();
     let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if let Some(missing) = fixture::missing() {
-        println!("sandbox tests are skipped: {missing}");
-        return ExitCode::SUCCESS;
-    }
+    let identity = match fixture::identity() {
+        Ok(identity) => identity,
+        Err(missing) => {
+            println!("sandbox tests are skipped: {missing}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    println!("sandbox tests as {identity:?}");
     if std::env::args().nth(1).as_deref() == Some(life::SLEEP) {
         life::sleep();
     }

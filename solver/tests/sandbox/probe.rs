@@ -5,6 +5,7 @@ use std::io;
 
 pub(crate) const CALLS: &str = "--probe-calls";
 pub(crate) const CALLS_32: &str = "--probe-32-bit-calls";
+pub(crate) const USER: &str = "--probe-user";
 pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
 
 /// Becomes a probe when this process was started as one.
@@ -13,6 +14,10 @@ pub(crate) fn run_when_asked() {
         Some(CALLS) => calls(),
         Some(CALLS_32) => calls_32(),
         Some(OVERWRITE) => overwrite(),
+        Some(USER) => {
+            let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
+            println!("{} becomes {}", real.as_raw(), effective.as_raw());
+        }
         _ => return,
     }
     std::process::exit(0)

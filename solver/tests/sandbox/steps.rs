@@ -4,7 +4,7 @@ use rbuild_solver::graph::NetworkMode;
 use rbuild_solver::sandbox::ExitStatus;
 
 use crate::Test;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, has_users};
 
 pub(crate) const TESTS: &[Test] = &[
     ("output_and_exit_code_come_back", output_and_exit_code_come_back),
@@ -39,9 +39,9 @@ fn the_environment_is_what_is_given() {
     );
     assert_eq!(
         fixture.output(
-            "ls /proc | grep '^[0-9]' | wc -l; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l"
+            "test $(ls /proc | grep -c '^[0-9]') -lt 6 && echo few; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l"
         ),
-        "4\n/dev/null\n4"
+        "few\n/dev/null\n4"
     );
 }
 
@@ -59,7 +59,7 @@ fn only_proc_and_sys_are_left_behind() {
     assert_eq!(outcome.layer(), ["dev", "proc", "sys"]);
     let mut process = fixture.shell("touch x");
     process.cwd = "/new/folder".to_owned();
-    process.user.uid = 5;
+    process.user.uid = if has_users() { 5 } else { 0 };
     let outcome = fixture.run(process);
     assert_eq!(outcome.layer(), ["dev", "new", "new/folder", "new/folder/x", "proc", "sys"]);
 }

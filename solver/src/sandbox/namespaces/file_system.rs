@@ -111,11 +111,15 @@ impl Overlay<'_> {
     }
 
     fn flags(&self) -> impl Iterator<Item = MountOption<'static>> {
-        let always =
-            [("redirect_dir", Some("off")), ("metacopy", Some("off")), ("index", Some("off"))];
+        // With `userxattr` folders are never redirected and files always copied whole, and asking
+        // for it is an error.
+        let copying: &[_] = if self.user_xattrs {
+            &[("userxattr", None)]
+        } else {
+            &[("redirect_dir", Some("off")), ("metacopy", Some("off"))]
+        };
         let writing = self.upper.is_some().then_some(("volatile", None));
-        let user = self.user_xattrs.then_some(("userxattr", None));
-        always.into_iter().chain(writing).chain(user)
+        copying.iter().copied().chain([("index", Some("off"))]).chain(writing)
     }
 
     fn failure(&self, errno: Errno) -> Failure {
@@ -149,12 +153,17 @@ pub(super) fn clone(at: impl AsFd, path: &str, attributes: MountAttrFlags) -> io
     Ok(mount)
 }
 
-/// Makes a second mount of what is at `path`, with everything mounted below it.
-pub(super) fn clone_recursive(path: &str, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+/// Makes a second mount of what is at `path` below `at`, with everything mounted below it.
+pub(super) fn clone_recursive(
+    at: impl AsFd,
+    path: &str,
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    let mount = rustix::mount::open_tree(CWD, path, flags)?;
+    let mount = rustix::mount::open_tree(at, path, flags)?;
     syscalls::set_mount_attributes(mount.as_fd(), attributes, true)?;
     Ok(mount)
 }

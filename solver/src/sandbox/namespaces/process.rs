@@ -151,11 +151,33 @@ fn keep_all(all: CapabilitySet) -> rustix::io::Result<()> {
 fn set_user(user: &Credentials) -> Result<(), Failure> {
     let groups: Vec<_> =
         user.groups.iter().map(|group| rustix::thread::Gid::from_raw(*group)).collect();
-    rustix::thread::set_thread_groups(&groups).or_fail(|| "cannot set the supplementary groups")?;
+    match rustix::thread::set_thread_groups(&groups) {
+        // A user without ranges may not give up groups; there is nobody else in the namespace.
+        Err(rustix::io::Errno::PERM) if is_alone() => {}
+        result => result.or_fail(|| "cannot set the supplementary groups")?,
+    }
     rustix::thread::set_thread_gid(rustix::thread::Gid::from_raw(user.gid))
-        .or_fail(|| format!("cannot become group {}", user.gid))?;
+        .or_fail(|| format!("cannot become group {}", user.gid))
+        .map_err(hint_at_ranges)?;
     rustix::thread::set_thread_uid(rustix::thread::Uid::from_raw(user.uid))
         .or_fail(|| format!("cannot become user {}", user.uid))
+        .map_err(hint_at_ranges)
+}
+
+/// The kernel's answer for an id that the user namespace does not have is `EINVAL`.
+fn hint_at_ranges(failure: Failure) -> Failure {
+    if failure.errno == Some(libc::EINVAL) {
+        return failure.with_hint(
+            "rbuild has no such id: install `newuidmap` (package uidmap) and give this user ranges \
+             in /etc/subuid and /etc/subgid, or run rbuild as root",
+        );
+    }
+    failure
+}
+
+/// Whether groups may not be set in this user namespace.
+fn is_alone() -> bool {
+    fs_err::read_to_string("/proc/self/setgroups").is_ok_and(|answer| answer.trim() == "deny")
 }
 
 /// Executes the program, looked up in the `PATH` that it is given. Whoever wrote the Dockerfile is

@@ -18,6 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
+use rbuild_cache::layer::whiteout::Marks;
+
 use super::file_system::{self, Overlay, attach};
 use super::message::{Failure, OrFail};
 use super::mount_point::{self, Kind, Stub};
@@ -81,7 +83,7 @@ fn root(root: &RootFs, stubs: Option<&Path>) -> Result<OwnedFd, Failure> {
             let overlay = Overlay {
                 lower: stubs.into_iter().chain(lower.iter().map(PathBuf::as_path)).collect(),
                 upper: Some((upper, work)),
-                user_xattrs: false,
+                user_xattrs: Marks::of_this_process() == Marks::User,
             };
             overlay.mount(NODEV)
         }
@@ -98,7 +100,7 @@ fn sysfs(security: SecurityMode) -> Result<OwnedFd, Failure> {
         SecurityMode::Insecure => INERT,
     };
     file_system::create("sysfs", &[], attributes).or_else(|failure| {
-        file_system::clone_recursive("/sys", INERT | READ_ONLY).map_err(|_| failure)
+        file_system::clone_recursive(CWD, "/sys", INERT | READ_ONLY).map_err(|_| failure)
     })
 }
 
@@ -116,14 +118,14 @@ fn source(
             let root = file_system::open_path(root)?;
             let source = mount_point::resolve(root.as_fd(), path)
                 .or_fail(|| format!("{}: `{path}` is not in its source", what()))?;
-            file_system::clone(source, "", attributes).or_fail(what)
+            clone_folder(source.as_fd(), attributes).or_fail(what)
         }
         SandboxMountSource::Overlay { lower, path, upper } => {
             let layers = lower.iter().map(PathBuf::as_path);
             let overlay = Overlay {
                 lower: stubs.into_iter().chain(layers).collect(),
                 upper: upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())),
-                user_xattrs: false,
+                user_xattrs: Marks::of_this_process() == Marks::User,
             };
             let merged = overlay.mount(attributes)?;
             if path.trim_matches('/').is_empty() {
@@ -149,6 +151,17 @@ fn source(
             let source = file_system::open_path(path)?;
             file_system::clone(source, "", INERT).or_fail(what)
         }
+    }
+}
+
+/// Clones a folder of the host. A user may not look below what root has mounted in it, so it then
+/// comes with all of that.
+fn clone_folder(folder: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    match file_system::clone(folder, "", attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            file_system::clone_recursive(folder, "", attributes)
+        }
+        result => result,
     }
 }
 
