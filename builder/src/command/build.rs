@@ -30,6 +30,9 @@ pub(super) fn check(
 }
 
 fn build(request: &BuildRequest) -> Result<(), BuildError> {
+    if request.call == Call::Build {
+        become_root()?;
+    }
     // An answer about a Dockerfile is all that a call shows.
     let display = (request.call == Call::Build).then(|| Display::new(&request.settings));
     let reporter = match &display {
@@ -54,6 +57,18 @@ fn build(request: &BuildRequest) -> Result<(), BuildError> {
     }
     metadata::write(request, &built)?;
     show_result(request, &built)
+}
+
+/// Lets ordinary users own the files of layers and mount them. Comes before the display, since
+/// afterwards this process has more than one thread.
+fn become_root() -> Result<(), BuildError> {
+    rbuild_solver::sandbox::namespaces::become_root().map(drop).map_err(|error| {
+        let fault = BuildError::fault(&error);
+        match error.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    })
 }
 
 /// Shows warnings, and with `--quiet` the image's ID.
