@@ -373,7 +373,9 @@ impl Kind {
                     regex.push_str("[^/]");
                     special = true;
                 }
-                '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => regex.extend(['\\', c]),
+                // Moby means to escape `|`, `{` and `}` too, but its table has no room for them:
+                // next to a wildcard they mean what they mean in regular expressions.
+                '.' | '+' | '(' | ')' | '$' => regex.extend(['\\', c]),
                 '\\' => {
                     regex.push('\\');
                     // Nothing behind it: refused before, by the check of the syntax.
@@ -391,40 +393,87 @@ impl Kind {
             return Some(kind);
         }
         regex.push('$');
-        Regex::new(&without_set_operators(&regex)).ok().map(Self::Regex)
+        Regex::new(&for_our_engine(&regex)).ok().map(Self::Regex)
     }
 }
 
-/// `regex`, written for Go's engine, for ours: inside a set, `[`, `&`, `~` and `-` mean themselves
-/// there (but for `[:class:]` and ranges), and set operators here.
-fn without_set_operators(regex: &str) -> String {
+/// `regex`, written for Go's engine, for ours. They differ in sets, where ours has operators and
+/// sets inside sets, and in braces, which in Go stand for themselves unless they say how often.
+fn for_our_engine(regex: &str) -> String {
     let mut out = String::with_capacity(regex.len());
-    let mut chars = regex.chars().peekable();
-    let mut in_set = false;
-    while let Some(c) = chars.next() {
-        match c {
+    let mut rest = regex;
+    while let Some(c) = rest.chars().next() {
+        let length = match c {
             '\\' => {
-                out.push(c);
-                out.extend(chars.next());
-                continue;
+                let escaped = rest[1..].chars().next().map_or(0, char::len_utf8);
+                out.push_str(&rest[..=escaped]);
+                1 + escaped
             }
-            '[' if !in_set => {
-                in_set = true;
-                out.push(c);
-                out.extend(chars.next_if_eq(&'^'));
-                if chars.next_if_eq(&']').is_some() {
-                    out.push_str("\\]");
-                }
-                continue;
+            '[' => set_for_our_engine(rest, &mut out),
+            '{' if !is_repetition(rest) => {
+                out.push_str("\\{");
+                1
             }
-            '[' if chars.peek() != Some(&':') => out.push('\\'),
-            ']' => in_set = false,
-            '&' | '~' if in_set => out.push('\\'),
-            _ => {}
-        }
-        out.push(c);
+            c => {
+                out.push(c);
+                c.len_utf8()
+            }
+        };
+        rest = &rest[length..];
     }
     out
+}
+
+/// Appends the set that `regex` begins with, every character that could mean something escaped;
+/// returns how many bytes of `regex` it takes.
+fn set_for_our_engine(regex: &str, out: &mut String) -> usize {
+    let negated = regex[1..].starts_with('^');
+    out.push_str(if negated { "[^" } else { "[" });
+    let first = if negated { 2 } else { 1 };
+    let mut at = first;
+    while let Some(c) = regex[at..].chars().next() {
+        let class = regex[at..].starts_with("[:").then(|| regex[at + 2..].find(":]")).flatten();
+        if let Some(end) = class {
+            let end = at + 2 + end + 2;
+            out.push_str(&regex[at..end]);
+            at = end;
+            continue;
+        }
+        at += c.len_utf8();
+        match c {
+            ']' if at > first + 1 => {
+                out.push(']');
+                return at;
+            }
+            '\\' => {
+                let escaped = regex[at..].chars().next();
+                out.push('\\');
+                out.extend(escaped);
+                at += escaped.map_or(0, char::len_utf8);
+            }
+            // Between two members it makes a range; the next member is never an operator.
+            '-' if at > first + 1 && !regex[at..].starts_with(']') => {
+                out.push('-');
+                if let Some(high) = regex[at..].chars().next().filter(|c| c.is_ascii_punctuation())
+                    && high != '\\'
+                {
+                    out.extend(['\\', high]);
+                    at += 1;
+                }
+            }
+            c if c.is_ascii_punctuation() => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    at
+}
+
+/// Whether `regex` begins with `{2}`, `{2,}` or `{2,3}`.
+fn is_repetition(regex: &str) -> bool {
+    let Some((inside, _)) = regex[1..].split_once('}') else { return false };
+    let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    !least.is_empty() && digits(least) && digits(most)
 }
 
 #[cfg(test)]
@@ -552,6 +601,9 @@ mod tests {
         check("[[:digit:]]", "7", true);
         check("{a,b}", "a", false);
         check("[a&&b]", "&", true);
+        check("a{2}*", "aab", true);
+        check("{a}*", "{a}b", true);
+        check("a|*", "anything/at/all", true);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Text in quotes the way Go's `%q` writes it, which is in BuildKit's messages and history lines.
 
 use std::fmt::{self, Write as _};
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 /// Shows `text` in double quotes, with escapes for what does not print.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +33,12 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Letters, marks, numbers, punctuation and symbols print; what is left, white space included,
-/// is what Rust escapes too, or is white space.
+/// Letters, marks, numbers, punctuation and symbols print (Go's `unicode.IsPrint`).
 fn prints(c: char) -> bool {
-    !c.is_whitespace() && !c.is_control() && !c.escape_debug().to_string().starts_with("\\u")
+    static PRINTS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"[\p{L}\p{M}\p{N}\p{P}\p{S}]").expect("the pattern is well-formed")
+    });
+    PRINTS.is_match(c.encode_utf8(&mut [0; 4]))
 }
 
 #[cfg(test)]
@@ -46,7 +51,7 @@ mod tests {
         check("a b", "\"a b\"");
         check("\"\\", r#""\"\\""#);
         check("\n\t\0\x7f", r#""\n\t\x00\x7f""#);
-        check("é안☺", "\"é안☺\"");
+        check("é안☺\u{308}", "\"é안☺\u{308}\"");
         check("\u{a0}\u{200b}\u{feff}\u{e0001}", r#""\u00a0\u200b\ufeff\U000e0001""#);
     }
 }

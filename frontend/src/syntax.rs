@@ -190,7 +190,7 @@ impl<'a> Reader<'a, '_> {
                 continue;
             }
             let (line, last) = self.read_logical_line(text, offset);
-            let Some(mut bare) = self.bare(line, last) else { continue };
+            let mut bare = self.bare(line, Span::new(offset, last));
             bare.heredocs = self.read_heredocs(&mut bare);
             self.syntax.instructions.push(bare);
         }
@@ -295,20 +295,19 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    /// The instruction that `line` is, which ends at `end` of the source.
-    fn bare(&mut self, line: Line, end: usize) -> Option<BareInstruction> {
+    /// The instruction that `line` is, which stands at `span` of the source.
+    fn bare(&mut self, line: Line, span: Span) -> BareInstruction {
         let escape = self.syntax.escape;
         let all = line.as_slice();
         let Parts { keyword, flags, arguments } = Parts::of(all, escape);
-        let span = keyword.span();
         let origin = Origin {
             text: all.trim().as_str().to_owned(),
             keyword: keyword.text(),
-            span: self.place(Span::new(span.start, end)),
+            span: self.place(span),
             comments: std::mem::take(&mut self.comments),
         };
         let arguments = all.range_of(arguments);
-        Some(BareInstruction { origin, flags, heredocs: Vec::new(), escape, line, arguments })
+        BareInstruction { origin, flags, heredocs: Vec::new(), escape, line, arguments }
     }
 
     /// Reads the here-documents that `bare` names, which are the lines that follow.

@@ -9,7 +9,7 @@ pub enum CsvError {
     #[error("EOF")]
     Empty,
     /// A quote inside a field that does not begin with one.
-    #[error("parse error on line 1, column {column}: bare \" in non-quoted field")]
+    #[error("parse error on line 1, column {column}: bare \" in non-quoted-field")]
     BareQuote {
         /// Where, in bytes from 1.
         column: usize,
