@@ -4,7 +4,6 @@
 //! Redirects, retries and credentials are not its matter; neither follows it any by itself.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

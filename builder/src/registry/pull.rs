@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, MediaType};
-use rbuild_cache::store::{ContentStore, StoreError};
+use rbuild_cache::store::{BlobWriter, ContentStore, StoreError};
 use rbuild_solver::progress::Task;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
@@ -145,7 +145,7 @@ impl Puller {
         let sources = self.sources(image, descriptor, &tried)?;
         let gauge = Gauge::new(task, descriptor);
         let mut damaged = 0;
-        let mut sink = Sink::start(store);
+        let mut sink = Sink::blob(store);
         let mut sources = sources.iter().peekable();
         while let Some(source) = sources.peek() {
             let outcome = match self.download(source, descriptor, &mut sink, &gauge).await {
@@ -154,20 +154,20 @@ impl Puller {
             };
             let cause = match outcome {
                 Ok(()) => {
-                    gauge.done();
+                    gauge.done(descriptor.size);
                     return Ok(());
                 }
                 Err(cause) => cause,
             };
             if let Cause::Damaged { .. } = cause {
-                sink = Sink::start(store);
+                sink = Sink::blob(store);
                 damaged += 1;
                 if !source.endpoint.mirror && damaged < MOST_DAMAGED {
                     continue;
                 }
             }
             if sink.is_closed() {
-                sink = Sink::start(store);
+                sink = Sink::blob(store);
             }
             self.failed(&mut tried, &source.endpoint, cause)?;
             sources.next();
@@ -258,7 +258,7 @@ impl Puller {
         &self,
         source: &Source,
         descriptor: &Descriptor,
-        sink: &mut Sink,
+        sink: &mut Sink<BlobWriter>,
         gauge: &Gauge,
     ) -> Result<(), Cause> {
         let mut patience = self.patience(&source.endpoint);
@@ -287,7 +287,7 @@ impl Puller {
         &self,
         source: &Source,
         descriptor: &Descriptor,
-        sink: &mut Sink,
+        sink: &mut Sink<BlobWriter>,
         gauge: &Gauge,
         patience: &mut Patience,
     ) -> Result<(), Cause> {
@@ -397,7 +397,7 @@ impl Puller {
         mut response: Response,
         start: u64,
         descriptor: &Descriptor,
-        sink: &mut Sink,
+        sink: &mut Sink<BlobWriter>,
         gauge: &Gauge,
     ) -> Result<(), Cause> {
         let mut position = start;

@@ -217,7 +217,7 @@ impl Job<'_> {
             };
             let (cause, asked) = match self.send_blob(blob, address, &gauge, &mut patience).await? {
                 Sending::Done => {
-                    gauge.done();
+                    gauge.done(blob.size);
                     return Ok(Way::Sent);
                 }
                 Sending::Failed(cause, asked) => (cause, asked),
@@ -227,7 +227,7 @@ impl Job<'_> {
             }
             // The answer may have got lost after the registry took the blob.
             if self.has_blob(&blob.digest).await? {
-                gauge.done();
+                gauge.done(blob.size);
                 return Ok(Way::Sent);
             }
         }

@@ -1,7 +1,7 @@
-//! The way of a blob from the network, which waits, into the content store, which blocks: a bounded
-//! channel to a thread that writes and hashes.
+//! The way of bytes from the network, which waits, to the disk, which blocks: a bounded channel to
+//! a thread that writes and hashes.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,21 +20,42 @@ const WAITING: usize = 16;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Takes a blob's bytes in order.
+/// Takes bytes in order and hands them to a writer on a thread of its own.
 #[derive(Debug)]
-pub struct Sink {
+pub struct Sink<W> {
     sender: mpsc::Sender<Bytes>,
-    writer: Option<JoinHandle<Result<BlobWriter, StoreError>>>,
+    writer: Option<JoinHandle<Result<W, StoreError>>>,
     position: u64,
 }
 
-impl Sink {
+impl Sink<BlobWriter> {
     /// Starts a new blob in `store`. Dropping it leaves nothing behind.
-    pub fn start(store: &ContentStore) -> Self {
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
+    pub fn blob(store: &ContentStore) -> Self {
         let store = store.clone();
+        Self::start(move || store.writer())
+    }
+
+    /// Puts the blob into the store, if it is the one that `descriptor` names.
+    pub async fn commit(&mut self, descriptor: &Descriptor) -> Result<(), Cause> {
+        let writer = self.finish().await?;
+        let expected = (descriptor.digest, descriptor.size);
+        let committed = tokio::task::spawn_blocking(move || writer.commit(Some(expected)));
+        match committed.await.map_err(std::io::Error::other)? {
+            Ok(_) => Ok(()),
+            Err(e @ (StoreError::Digest { .. } | StoreError::Size { .. })) => {
+                Err(Cause::Damaged { what: descriptor.digest, detail: e.to_string() })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl<W: Write + Send + 'static> Sink<W> {
+    /// Starts with the writer that `open` makes, on the thread.
+    pub fn start(open: impl FnOnce() -> Result<W, StoreError> + Send + 'static) -> Self {
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
         let writer = tokio::task::spawn_blocking(move || {
-            let mut writer = store.writer()?;
+            let mut writer = open()?;
             while let Some(piece) = receiver.blocking_recv() {
                 writer.write_all(&piece)?;
             }
@@ -63,22 +84,14 @@ impl Sink {
         self.writer.is_none() || self.sender.is_closed()
     }
 
-    /// Puts the blob into the store, if it is the one that `descriptor` names.
-    pub async fn commit(&mut self, descriptor: &Descriptor) -> Result<(), Cause> {
+    /// Waits until all is written; the writer, which may still hold some of it in a buffer.
+    pub async fn finish(&mut self) -> Result<W, Cause> {
+        // The thread ends when nobody can send any more.
         let (closed, _) = mpsc::channel(1);
         self.sender = closed;
-        let Some(writer) = self.writer.take() else {
-            return Err(std::io::Error::other("the blob was committed before").into());
-        };
-        let expected = (descriptor.digest, descriptor.size);
-        let writer = writer.await.map_err(std::io::Error::other)??;
-        let committed = tokio::task::spawn_blocking(move || writer.commit(Some(expected)));
-        match committed.await.map_err(std::io::Error::other)? {
-            Ok(_) => Ok(()),
-            Err(e @ (StoreError::Digest { .. } | StoreError::Size { .. })) => {
-                Err(Cause::Damaged { what: descriptor.digest, detail: e.to_string() })
-            }
-            Err(e) => Err(e.into()),
+        match self.writer.take() {
+            Some(writer) => Ok(writer.await.map_err(std::io::Error::other)??),
+            None => Err(std::io::Error::other("it was finished before").into()),
         }
     }
 
@@ -92,10 +105,10 @@ impl Sink {
 
     async fn writers_fault(&mut self) -> Cause {
         match self.writer.take() {
-            None => std::io::Error::other("the blob can no longer be written").into(),
+            None => std::io::Error::other("nothing more can be written").into(),
             Some(writer) => match writer.await {
                 Ok(Err(e)) => e.into(),
-                Ok(Ok(_)) => std::io::Error::other("writing the blob ended early").into(),
+                Ok(Ok(_)) => std::io::Error::other("writing ended early").into(),
                 Err(e) => std::io::Error::other(e).into(),
             },
         }
@@ -107,19 +120,20 @@ impl Sink {
 pub struct Gauge {
     task: Task,
     part: String,
-    total: u64,
+    total: Option<u64>,
     told: Arc<Mutex<Instant>>,
 }
 
 impl Gauge {
     /// Tells `task` about the blob that `descriptor` names.
     pub fn new(task: &Task, descriptor: &Descriptor) -> Self {
-        let gauge = Self {
-            task: task.clone(),
-            part: descriptor.digest.to_string(),
-            total: descriptor.size,
-            told: Arc::new(Mutex::new(Instant::now())),
-        };
+        Self::of(task, descriptor.digest.to_string(), Some(descriptor.size))
+    }
+
+    /// Tells `task` about `part`, which has `total` bytes, if that is known.
+    pub fn of(task: &Task, part: String, total: Option<u64>) -> Self {
+        let told = Arc::new(Mutex::new(Instant::now()));
+        let gauge = Self { task: task.clone(), part, total, told };
         gauge.tell(0, false);
         gauge
     }
@@ -133,13 +147,13 @@ impl Gauge {
         }
     }
 
-    /// It is done.
-    pub fn done(&self) {
-        self.tell(self.total, true);
+    /// It is done, with `size` bytes.
+    pub fn done(&self, size: u64) {
+        self.tell(size, true);
     }
 
     fn tell(&self, current: u64, done: bool) {
         let part = self.part.clone();
-        self.task.tell(EventKind::Progress { part, current, total: Some(self.total), done });
+        self.task.tell(EventKind::Progress { part, current, total: self.total, done });
     }
 }
