@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::registry::Registry;
-use crate::registry::clients::{self, SILENCE, Sent};
+use crate::registry::clients::{self, Sent};
 use crate::registry::error::Cause;
 use crate::registry::hosts::Scheme;
 use crate::registry::retry::{Patience, retry_after};
@@ -105,10 +105,11 @@ impl HttpFiles {
             _ => return Err(transport::status_cause(response).await),
         }
         let gauge = Gauge::of(task, "downloading".to_owned(), download.length);
+        let silence = self.registry.transport().silence();
         // Drops of a few bytes just before each timeout are no progress either.
         let (mut mark, mut since) = (download.position(), Instant::now());
         while let Some(piece) =
-            transport::next_piece(&mut response, SILENCE.min(patience.left())).await?
+            transport::next_piece(&mut response, silence.min(patience.left())).await?
         {
             download.write(piece).await?;
             gauge.at(download.position());
@@ -143,11 +144,12 @@ impl HttpFiles {
             let client = clients.client(&host, scheme, None)?;
             let mut request = Request::new(Method::GET, address.clone());
             *request.headers_mut() = headers.clone();
-            if let Some(authorization) = authorization.as_ref().filter(|_| address.origin() == origin)
+            if let Some(authorization) =
+                authorization.as_ref().filter(|_| address.origin() == origin)
             {
                 request.headers_mut().insert(AUTHORIZATION, authorization.clone());
             }
-            let silence = SILENCE.min(patience.left());
+            let silence = self.registry.transport().silence().min(patience.left());
             let response = clients::exchange(&client, request, silence, &Sent::default()).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -171,11 +173,8 @@ impl HttpSource for HttpFiles {
         destination: &Path,
         task: &Task,
     ) -> Result<Fetched, HttpSourceError> {
-        let failed = |message: String, hint: Option<String>| HttpSourceError {
-            message,
-            hint,
-            source: None,
-        };
+        let failed =
+            |message: String, hint: Option<String>| HttpSourceError { message, hint, source: None };
         let address = Url::parse(url).map_err(|e| failed(format!("`{url}`: {e}"), None))?;
         if !matches!(address.scheme(), "http" | "https") {
             return Err(failed(format!("`{url}` is neither http nor https"), None));
@@ -268,8 +267,7 @@ impl Download {
         if self.length.is_some_and(|length| length > LARGEST) {
             return Err(Cause::TooLarge { what: "the file".to_owned(), limit: LARGEST });
         }
-        self.validators =
-            Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
+        self.validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
         self.filename = text(CONTENT_DISPOSITION).and_then(|value| filename(&value));
         self.modified = self.validators.last_modified.as_deref().and_then(seconds);
         let path = self.destination.clone();
@@ -418,7 +416,10 @@ mod tests {
         };
         check("attachment; filename=a.tar.gz", Some("a.tar.gz"));
         check("attachment; filename=\"a b\\\".txt\"; x=y", Some("a b\".txt"));
-        check("attachment;filename=\"plain\"; filename*=UTF-8''na%C3%AFve%20file", Some("naïve file"));
+        check(
+            "attachment;filename=\"plain\"; filename*=UTF-8''na%C3%AFve%20file",
+            Some("naïve file"),
+        );
         check("attachment", None);
         check("attachment; filename=", None);
         check("attachment; filename=\"../../etc/passwd\"", None);

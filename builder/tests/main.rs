@@ -13,6 +13,7 @@
 
 mod archive;
 mod base;
+mod faulty_registry;
 mod needs;
 mod podman;
 mod rbuild;
@@ -24,10 +25,12 @@ mod bases;
 mod caching;
 mod calculator;
 mod django;
+mod http_files;
 mod interrupts;
 mod language;
 mod outputs;
 mod progress;
 mod registries;
 mod registry_client;
+mod registry_faults;
 mod sandbox;

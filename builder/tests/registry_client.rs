@@ -34,17 +34,17 @@ fn amd64() -> Platform {
 }
 
 /// A state folder and the images that it and the registries hold.
-struct Side {
+pub(crate) struct Side {
     images: Images,
     folder: Arc<TempDir>,
 }
 
 impl Side {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(RegistrySettings::default())
     }
 
-    fn with(settings: RegistrySettings) -> Self {
+    pub(crate) fn with(settings: RegistrySettings) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let state = StateFolder::open(folder.path().join("state")).unwrap();
         let settings = RegistrySettings {
@@ -56,7 +56,7 @@ impl Side {
     }
 
     /// Makes a local image called `name` with a layer for each of `layers`.
-    fn make(&self, name: &str, layers: &[Vec<u8>]) -> Descriptor {
+    pub(crate) fn make(&self, name: &str, layers: &[Vec<u8>]) -> Descriptor {
         let store = self.images.state().blobs();
         let put = |media_type: MediaType, bytes: &[u8]| {
             store.put(bytes).unwrap();
@@ -79,21 +79,37 @@ impl Side {
         manifest
     }
 
-    async fn push(&self, name: &str) -> Result<Pushed, ImageSourceError> {
+    pub(crate) async fn push(&self, name: &str) -> Result<Pushed, ImageSourceError> {
         image_transfer::push(&self.images, name, &task()).await
     }
 
-    async fn pull(&self, name: &str) -> Result<Descriptor, ImageSourceError> {
+    pub(crate) async fn pull(&self, name: &str) -> Result<Descriptor, ImageSourceError> {
         image_transfer::pull(&self.images, name, &amd64(), &task()).await?;
         let name = name.parse::<rbuild_cache::oci::ImageRef>().unwrap().to_string();
         Ok(self.images.state().layout().get(&name).unwrap().unwrap())
     }
 
     /// The digests of the layers' bytes.
-    fn layers(&self, manifest: &Descriptor) -> Vec<Digest> {
+    pub(crate) fn layers(&self, manifest: &Descriptor) -> Vec<Digest> {
         let content = image_transfer::content(&self.images, manifest).unwrap();
         let read = |blob: &Descriptor| fs_err::read(self.images.state().blobs().path(&blob.digest));
         content.blobs[1..].iter().map(|blob| Digest::of(read(blob).unwrap())).collect()
+    }
+
+    /// Each stored blob's name and the digest that its bytes have.
+    pub(crate) fn stored(&self) -> Vec<(Digest, Digest)> {
+        let store = self.images.state().blobs();
+        let digest = |name: &Digest| Digest::of(fs_err::read(store.path(name)).unwrap());
+        store.list().unwrap().iter().map(|(name, _)| (*name, digest(name))).collect()
+    }
+
+    /// Writes a login for `host` as docker does.
+    pub(crate) fn write_login(&self, host: &str) {
+        let folder = self.folder.path().join("docker");
+        fs_err::create_dir_all(&folder).unwrap();
+        let login = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, "me:secret");
+        let config = serde_json::json!({"auths": {host: {"auth": login}}});
+        fs_err::write(folder.join("config.json"), config.to_string()).unwrap();
     }
 
     async fn log_in(&self, host: &str) {
@@ -110,7 +126,7 @@ impl Side {
 }
 
 /// Bytes that are nowhere the same.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -125,7 +141,7 @@ fn layers() -> Vec<Vec<u8>> {
     vec![noise(1, 300_001), noise(2, 10), Vec::new(), noise(3, 128 << 10)]
 }
 
-fn digests(layers: &[Vec<u8>]) -> Vec<Digest> {
+pub(crate) fn digests(layers: &[Vec<u8>]) -> Vec<Digest> {
     layers.iter().map(Digest::of).collect()
 }
 

@@ -19,11 +19,10 @@ use rbuild_cache::store::{BlobWriter, ContentStore, StoreError};
 use rbuild_solver::progress::Task;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use url::Url;
 
-use super::clients::SILENCE;
 use super::error::{Cause, Failure, RegistryError};
 use super::hosts::{Endpoint, Scheme};
 use super::retry::Patience;
@@ -189,7 +188,8 @@ impl Puller {
                 return Err(self.transport.failure(&call, response, &image.familiar()).await);
             }
             let headers = response.headers().clone();
-            let read = transport::read_body(response, LONGEST_DOCUMENT, SILENCE).await;
+            let read =
+                transport::read_body(response, LONGEST_DOCUMENT, self.transport.silence()).await;
             let checked = read.map_err(named("the manifest")).and_then(|bytes| {
                 let claimed = image.digest().or_else(|| digest_in(&headers));
                 let found = Digest::of(&bytes);
@@ -230,17 +230,20 @@ impl Puller {
                 let what = format!("blob `{digest}`");
                 return Err(self.transport.failure(&call, response, &what).await);
             }
-            let read = match transport::read_body(response, descriptor.size, SILENCE).await {
-                Err(Cause::TooLarge { limit, .. }) => {
-                    let detail = format!("it has more than {limit} bytes");
-                    Err(Cause::Damaged { what: digest, detail })
-                }
-                Ok(bytes) if Digest::of(&bytes) != digest => {
-                    let detail = format!("its digest is `{}`", Digest::of(&bytes));
-                    Err(Cause::Damaged { what: digest, detail })
-                }
-                other => other,
-            };
+            let read =
+                match transport::read_body(response, descriptor.size, self.transport.silence())
+                    .await
+                {
+                    Err(Cause::TooLarge { limit, .. }) => {
+                        let detail = format!("it has more than {limit} bytes");
+                        Err(Cause::Damaged { what: digest, detail })
+                    }
+                    Ok(bytes) if Digest::of(&bytes) != digest => {
+                        let detail = format!("its digest is `{}`", Digest::of(&bytes));
+                        Err(Cause::Damaged { what: digest, detail })
+                    }
+                    other => other,
+                };
             match read {
                 Err(cause) if cause.is_transient() => {
                     patience.spend(begun.elapsed());
@@ -306,11 +309,7 @@ impl Puller {
         if range.end == size {
             return self.stream(response, range.start, descriptor, sink, gauge).await;
         }
-        let opened = async {
-            let bytes = read_part(response, &range, &descriptor.digest).await;
-            drop(permit);
-            bytes
-        };
+        let opened = self.part(source, descriptor, range.clone(), Some((response, permit)));
         let mut parts: FuturesOrdered<BoxFuture<'_, Result<Vec<Bytes>, Cause>>> =
             FuturesOrdered::new();
         parts.push_back(Box::pin(opened));
@@ -318,7 +317,7 @@ impl Puller {
         loop {
             while parts.len() < PARTS && next < size {
                 let end = size.min(next + part);
-                parts.push_back(Box::pin(self.part(source, descriptor, next..end)));
+                parts.push_back(Box::pin(self.part(source, descriptor, next..end, None)));
                 next = end;
             }
             let Some(pieces) = parts.try_next().await? else { break };
@@ -373,21 +372,66 @@ impl Puller {
         }
     }
 
-    /// One part of a blob, in memory.
+    /// One part of a blob, in memory. `opened` is the answer to the first request for it, if that
+    /// was made. A connection that breaks is taken up where it broke.
     async fn part(
         &self,
         source: &Source,
         descriptor: &Descriptor,
         range: Range<u64>,
+        opened: Option<(Response, SemaphorePermit<'_>)>,
     ) -> Result<Vec<Bytes>, Cause> {
-        let _permit = self.transfers.acquire().await.expect("the semaphore is never closed");
         let mut patience = self.patience(&source.endpoint);
-        let (response, got) =
-            self.open(source, descriptor, Some(range.clone()), &mut patience).await?;
-        if got != range {
-            return Err(Cause::Connection("it stopped serving ranges".into()));
+        let (mut pieces, mut position, mut opened) = (Vec::new(), range.start, opened);
+        loop {
+            let (begun, from) = (Instant::now(), position);
+            let attempt = async {
+                let rest = position..range.end;
+                let (mut response, _permit) = match opened.take() {
+                    Some(opened) => opened,
+                    None => {
+                        let permit = self.transfers.acquire().await;
+                        let permit = permit.expect("the semaphore is never closed");
+                        let asked = Some(rest.clone());
+                        let (response, got) =
+                            self.open(source, descriptor, asked, &mut patience).await?;
+                        if got != rest {
+                            return Err(Cause::Connection("it stopped serving ranges".into()));
+                        }
+                        (response, permit)
+                    }
+                };
+                while let Some(piece) =
+                    transport::next_piece(&mut response, self.transport.silence()).await?
+                {
+                    position += piece.len() as u64;
+                    if position > range.end {
+                        let detail = "a range of it is longer than asked for".to_owned();
+                        return Err(Cause::Damaged { what: descriptor.digest, detail });
+                    }
+                    pieces.push(piece);
+                }
+                Ok(())
+            };
+            let cause = match attempt.await {
+                Ok(()) if position == range.end => return Ok(pieces),
+                Ok(()) => Cause::Connection("a range ended early".to_owned()),
+                // The whole download has to go on in another way.
+                Err(cause) if self.whole_only().contains(&source.endpoint.host) => {
+                    return Err(cause);
+                }
+                Err(cause @ (Cause::Connection(_) | Cause::Stalled(_))) => cause,
+                Err(cause) => return Err(cause),
+            };
+            if position > from {
+                patience.renew();
+            } else {
+                patience.spend(begun.elapsed());
+            }
+            if !patience.pause(None, false).await {
+                return Err(cause);
+            }
         }
-        read_part(response, &range, &descriptor.digest).await
     }
 
     /// Writes a body that begins at byte `start` of the blob and ends with it. What the sink has
@@ -401,7 +445,9 @@ impl Puller {
         gauge: &Gauge,
     ) -> Result<(), Cause> {
         let mut position = start;
-        while let Some(mut piece) = transport::next_piece(&mut response, SILENCE).await? {
+        while let Some(mut piece) =
+            transport::next_piece(&mut response, self.transport.silence()).await?
+        {
             let end = position + piece.len() as u64;
             if end > descriptor.size {
                 let detail = format!("it has more than {} bytes", descriptor.size);
@@ -536,26 +582,6 @@ pub fn blob_path(endpoint: &Endpoint, digest: &Digest) -> String {
 
 fn manifest_call<'a>(method: Method, endpoint: &'a Endpoint, name: &str) -> Call<'a> {
     Call::new(method, endpoint, manifest_path(endpoint, name)).header(ACCEPT, ACCEPTED)
-}
-
-/// Reads the body of an answer to a request for `range`.
-async fn read_part(
-    mut response: Response,
-    range: &Range<u64>,
-    blob: &Digest,
-) -> Result<Vec<Bytes>, Cause> {
-    let (mut pieces, mut left) = (Vec::new(), range.end - range.start);
-    while let Some(piece) = transport::next_piece(&mut response, SILENCE).await? {
-        left = left.checked_sub(piece.len() as u64).ok_or_else(|| Cause::Damaged {
-            what: *blob,
-            detail: "a range of it is longer than asked for".to_owned(),
-        })?;
-        pieces.push(piece);
-    }
-    if left > 0 {
-        return Err(Cause::Connection(format!("a range ended {left} bytes early")));
-    }
-    Ok(pieces)
 }
 
 /// Whether `Content-Range` says that the body is `range` of a blob of `size` bytes.

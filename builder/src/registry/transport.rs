@@ -153,6 +153,11 @@ impl Transport {
         Patience::new(self.settings.patience)
     }
 
+    /// For how long a host may be silent while its answer comes: there is patience for two times.
+    pub fn silence(&self) -> Duration {
+        SILENCE.min(self.settings.patience / 2)
+    }
+
     /// Sends `call`, again and again while it meets passing faults and `patience` lasts. An answer
     /// that is neither 401 nor a passing fault is returned as it is.
     pub async fn send(&self, call: &Call<'_>, patience: &mut Patience) -> Result<Response, Cause> {
@@ -257,7 +262,7 @@ impl Transport {
             } else {
                 None
             };
-            let way = Way { base: &base, scheme, hosts, silence: SILENCE.min(left), sent };
+            let way = Way { base: &base, scheme, hosts, silence: self.silence().min(left), sent };
             let response = self.follow(call, address.clone(), authorization.as_ref(), &way).await?;
             let from_us = response.url().origin() == base.origin();
             if response.status() != StatusCode::UNAUTHORIZED || !from_us {

@@ -1,0 +1,306 @@
+//! A registry in the process that can be told to fail: each request first goes to a function that
+//! may answer in its place. It keeps what is pushed, checks it, and writes down what was asked.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rbuild_cache::digest::Digest;
+use rbuild_cache::oci::{Descriptor, MediaType};
+use serde_json::json;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    /// With the query.
+    pub(crate) path: String,
+    /// Names in lower case.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// How many requests of this method for this path came before.
+    pub(crate) nth: usize,
+}
+
+impl Asked {
+    /// Whether this asks for the bytes of a blob.
+    pub(crate) fn is_blob(&self) -> bool {
+        self.method == "GET" && self.path.contains("/blobs/sha256:")
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// An answer.
+    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    /// The same as without a fault, but the connection ends after so many bytes of the body.
+    CutAfter(usize),
+    /// The same as without a fault, with one bit of the body flipped.
+    Flipped,
+    /// The connection ends without an answer.
+    Reset,
+    /// Nothing comes, for longer than anybody waits.
+    Silence,
+}
+
+/// An answer without a body.
+pub(crate) fn status(status: u16) -> Reply {
+    Reply::Answer { status, headers: Vec::new(), body: Vec::new() }
+}
+
+/// An answer with one header and no body.
+pub(crate) fn with_header(status: u16, name: &str, value: &str) -> Reply {
+    let headers = vec![(name.to_owned(), value.to_owned())];
+    Reply::Answer { status, headers, body: Vec::new() }
+}
+
+type Fault = dyn Fn(&Asked) -> Option<Reply> + Send + Sync;
+
+/// A running registry; its threads end with the program.
+#[derive(Clone)]
+pub(crate) struct FaultyRegistry {
+    /// `127.0.0.1:PORT`
+    pub(crate) host: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fault: Box<Fault>,
+    contents: Mutex<Contents>,
+    asked: Mutex<Vec<Asked>>,
+    host: String,
+}
+
+#[derive(Default)]
+struct Contents {
+    blobs: BTreeMap<String, Vec<u8>>,
+    /// By `name/reference`.
+    manifests: BTreeMap<String, (String, Vec<u8>)>,
+    uploads: u64,
+}
+
+impl FaultyRegistry {
+    /// Starts one; `fault` may answer instead of it.
+    pub(crate) fn start(fault: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let shared = Arc::new(Shared {
+            fault: Box::new(fault),
+            contents: Mutex::default(),
+            asked: Mutex::default(),
+            host: host.clone(),
+        });
+        let serving = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, shared) = (stream.unwrap(), Arc::clone(&serving));
+                // A client that goes away is one of the things that are tested.
+                std::thread::spawn(move || drop(shared.serve(stream)));
+            }
+        });
+        Self { host, shared }
+    }
+
+    /// Puts an image with these layers under `name`, which has a tag. Returns its manifest.
+    pub(crate) fn put(&self, name: &str, layers: &[Vec<u8>]) -> Descriptor {
+        let mut contents = self.shared.contents.lock().unwrap();
+        let mut put = |media_type: MediaType, bytes: &[u8]| {
+            let descriptor = Descriptor::of(media_type, bytes);
+            contents.blobs.insert(descriptor.digest.to_string(), bytes.to_vec());
+            descriptor
+        };
+        let layers: Vec<_> = layers.iter().map(|l| put(MediaType::OciLayer, l)).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|l| l.digest).collect();
+        let config = json!({
+            "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = put(MediaType::OciConfig, config.to_string().as_bytes());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+        let descriptor = Descriptor::of(MediaType::OciManifest, manifest.as_bytes());
+        let (repository, tag) = name.rsplit_once(':').unwrap();
+        let entry = (MediaType::OciManifest.to_string(), manifest.into_bytes());
+        let by_digest = format!("{repository}/{}", descriptor.digest);
+        contents.manifests.insert(format!("{repository}/{tag}"), entry.clone());
+        contents.manifests.insert(by_digest, entry);
+        descriptor
+    }
+
+    /// The bytes of a blob.
+    pub(crate) fn blob(&self, digest: &str) -> Vec<u8> {
+        self.shared.contents.lock().unwrap().blobs[digest].clone()
+    }
+
+    /// The name of an image in it.
+    pub(crate) fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.host)
+    }
+
+    /// What was asked so far.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// How often the bytes of blobs were asked for.
+    pub(crate) fn blob_requests(&self) -> usize {
+        self.asked().iter().filter(|asked| asked.is_blob()).count()
+    }
+
+    /// The digest that a tag has here.
+    pub(crate) fn tag(&self, name: &str) -> Option<Digest> {
+        let (repository, tag) = name.rsplit_once(':').unwrap();
+        let contents = self.shared.contents.lock().unwrap();
+        contents.manifests.get(&format!("{repository}/{tag}")).map(|(_, m)| Digest::of(m))
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let mut words = line.split_whitespace();
+        let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(()) };
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(':') else { break };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let asked = {
+            let mut all = self.asked.lock().unwrap();
+            let same = |a: &&Asked| a.method == method && a.path == path;
+            let nth = all.iter().filter(same).count();
+            let asked = Asked { method: method.into(), path: path.into(), headers, nth };
+            all.push(asked.clone());
+            asked
+        };
+        let fault = (self.fault)(&asked);
+        if let Some(Reply::Reset) = fault {
+            return Ok(());
+        }
+        let length = asked.headers.get("content-length").map_or(0, |v| v.parse().unwrap());
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let right = || self.answer(&asked, &body);
+        let (status, headers, body, cut) = match fault {
+            None => {
+                let (status, headers, body) = right();
+                (status, headers, body, None)
+            }
+            Some(Reply::Answer { status, headers, body }) => (status, headers, body, None),
+            Some(Reply::CutAfter(length)) => {
+                let (status, headers, body) = right();
+                (status, headers, body, Some(length))
+            }
+            Some(Reply::Flipped) => {
+                let (status, headers, mut body) = right();
+                if let Some(byte) = body.last_mut() {
+                    *byte ^= 1;
+                }
+                (status, headers, body, None)
+            }
+            Some(Reply::Silence) => {
+                std::thread::sleep(Duration::from_secs(120));
+                return Ok(());
+            }
+            Some(Reply::Reset) => unreachable!("it was handled above"),
+        };
+        write!(stream, "HTTP/1.1 {status} X\r\nconnection: close\r\n")?;
+        if !headers.iter().any(|(name, _)| name == "content-length") {
+            write!(stream, "content-length: {}\r\n", body.len())?;
+        }
+        for (name, value) in headers {
+            write!(stream, "{name}: {value}\r\n")?;
+        }
+        stream.write_all(b"\r\n")?;
+        if asked.method != "HEAD" {
+            stream.write_all(&body[..cut.unwrap_or(body.len()).min(body.len())])?;
+        }
+        stream.flush()
+    }
+
+    /// The answer of a registry without faults.
+    fn answer(&self, asked: &Asked, body: &[u8]) -> (u16, Vec<(String, String)>, Vec<u8>) {
+        let mut contents = self.contents.lock().unwrap();
+        let header = |name: &str, value: String| (name.to_owned(), value);
+        let none = |status: u16| (status, Vec::new(), Vec::new());
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let Some(path) = path.strip_prefix("/v2/") else { return none(404) };
+        if path.is_empty() {
+            return none(200);
+        }
+        if let Some((repository, reference)) = path.split_once("/manifests/") {
+            let key = format!("{repository}/{reference}");
+            if asked.method == "PUT" {
+                if !contents.has_all(body) {
+                    return none(400);
+                }
+                let entry = (asked.headers["content-type"].clone(), body.to_vec());
+                contents
+                    .manifests
+                    .insert(format!("{repository}/{}", Digest::of(body)), entry.clone());
+                contents.manifests.insert(key, entry);
+                return none(201);
+            }
+            let Some((media_type, manifest)) = contents.manifests.get(&key) else {
+                return none(404);
+            };
+            let headers = vec![
+                header("content-type", media_type.clone()),
+                header("docker-content-digest", Digest::of(manifest).to_string()),
+            ];
+            return (200, headers, manifest.clone());
+        }
+        let Some((repository, reference)) = path.split_once("/blobs/") else { return none(404) };
+        match (asked.method.as_str(), reference) {
+            ("POST", "uploads/") => {
+                contents.uploads += 1;
+                let number = contents.uploads;
+                // Relative, absolute, and with a query of its own.
+                let location = match number % 3 {
+                    0 => format!("/v2/{repository}/blobs/uploads/{number}"),
+                    1 => format!("http://{}/v2/{repository}/blobs/uploads/{number}", self.host),
+                    _ => format!("/v2/{repository}/blobs/uploads/{number}?state=a%2Fb"),
+                };
+                (202, vec![header("location", location)], Vec::new())
+            }
+            ("PUT", reference) if reference.starts_with("uploads/") => {
+                let digest = url::form_urlencoded::parse(query.as_bytes())
+                    .find(|(name, _)| name == "digest")
+                    .map(|(_, digest)| digest.into_owned());
+                let right = Digest::of(body).to_string();
+                if digest.as_ref() != Some(&right)
+                    || query.contains("state=") && !query.contains("a%2Fb")
+                {
+                    return none(400);
+                }
+                contents.blobs.insert(right, body.to_vec());
+                none(201)
+            }
+            (_, digest) => {
+                let Some(blob) = contents.blobs.get(digest) else { return none(404) };
+                let whole = (200, Vec::new(), blob.clone());
+                let Some(range) = asked.headers.get("range") else { return whole };
+                let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+                let from: usize = from.parse().unwrap();
+                let to = to.parse().map_or(blob.len(), |to: usize| blob.len().min(to + 1));
+                let value = format!("bytes {from}-{}/{}", to - 1, blob.len());
+                (206, vec![header("content-range", value)], blob[from..to].to_vec())
+            }
+        }
+    }
+}
+
+impl Contents {
+    /// Whether everything that a manifest names is here.
+    fn has_all(&self, manifest: &[u8]) -> bool {
+        let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+        let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+        let mut named = layers.iter().chain([&manifest["config"]]);
+        named.all(|blob| self.blobs.contains_key(blob["digest"].as_str().unwrap()))
+    }
+}

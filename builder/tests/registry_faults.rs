@@ -1,0 +1,307 @@
+//! Registries and networks that fail (PROMISES: what is passing is borne, what is endless ends, and
+//! nothing wrong is ever stored).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use rbuild::registry::RegistrySettings;
+
+use crate::faulty_registry::{Asked, FaultyRegistry, Reply, status, with_header};
+use crate::registry_client::{Side, digests, noise};
+
+/// Ranges of 64 KiB: the first layer comes in five, the second as a whole.
+fn layers() -> Vec<Vec<u8>> {
+    vec![noise(11, 300_001), noise(12, 100_000)]
+}
+
+fn side() -> Side {
+    Side::with(RegistrySettings { patience: Duration::from_secs(3), ..RegistrySettings::default() })
+}
+
+/// Pulls from a registry with this fault; the image must be right in the end.
+async fn borne(what: &str, fault: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) {
+    let registry = FaultyRegistry::start(fault);
+    let put = registry.put("app:v1", &layers());
+    let side = side();
+    let pulled = side.pull(&registry.image("app:v1")).await;
+    let pulled = pulled.unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(pulled.digest, put.digest, "{what}");
+    assert_eq!(side.layers(&pulled), digests(&layers()), "{what}");
+    assert!(registry.blob_requests() <= 30, "{what}: {} requests", registry.blob_requests());
+}
+
+/// Pulls from a registry with this fault; must end soon, with a message that has `expected`.
+async fn refused(
+    what: &str,
+    expected: &str,
+    fault: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+) {
+    let registry = FaultyRegistry::start(fault);
+    registry.put("app:v1", &layers());
+    let (side, begun) = (side(), Instant::now());
+    let error = side.pull(&registry.image("app:v1")).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:?}", begun.elapsed());
+    let message = error.message;
+    assert!(message.contains(&registry.host) && message.contains("app:v1"), "{what}: {message}");
+    assert!(message.contains(expected), "{what}: {message}");
+    let right: Vec<_> = side.stored();
+    assert!(right.iter().all(|(name, digest)| name == digest), "{what}: a wrong blob was stored");
+}
+
+/// The first request of each kind fails so; later ones don't.
+fn first(reply: Reply) -> impl Fn(&Asked) -> Option<Reply> {
+    move |asked| (asked.nth == 0).then(|| reply.clone())
+}
+
+fn first_blob(reply: Reply) -> impl Fn(&Asked) -> Option<Reply> {
+    move |asked| (asked.nth == 0 && asked.is_blob()).then(|| reply.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passing_faults_of_a_pull_are_borne() {
+    let at = |seconds: u64| {
+        let headers = [
+            ("date", "Sat, 21 Nov 2026 12:00:00 GMT".to_owned()),
+            ("retry-after", format!("Sat, 21 Nov 2026 12:00:0{seconds} GMT")),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Reply::Answer { status: 429, headers, body: Vec::new() }
+    };
+    borne("none", |_| None).await;
+    borne("429 without a time", first(status(429))).await;
+    borne("429 in seconds", first(with_header(429, "retry-after", "1"))).await;
+    borne("429 at a date", first(at(1))).await;
+    borne("500", first(status(500))).await;
+    borne("503", first(status(503))).await;
+    borne("reset", first(Reply::Reset)).await;
+    borne("manifests and blobs are cut", first(Reply::CutAfter(50))).await;
+    borne("blobs are cut late", first_blob(Reply::CutAfter(65_000))).await;
+    borne("flipped", first(Reply::Flipped)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resuming_trusts_only_the_range_that_was_asked_for() {
+    // Every answer is cut after 40,000 bytes: only resuming gets to the end.
+    let cut = |asked: &Asked| asked.is_blob().then_some(Reply::CutAfter(40_000));
+    borne("always cut", cut).await;
+    let no_ranges = |asked: &Asked| {
+        let ranged = asked.is_blob() && asked.headers.contains_key("range");
+        ranged.then(|| status(416))
+    };
+    borne("no ranges: 416", no_ranges).await;
+    let wrong_range = |asked: &Asked| {
+        let ranged = asked.is_blob() && asked.headers.contains_key("range");
+        let headers = vec![("content-range".to_owned(), "bytes 5-9/300001".to_owned())];
+        ranged.then(|| Reply::Answer { status: 206, headers, body: b"wrong".to_vec() })
+    };
+    borne("another range", wrong_range).await;
+    let ignored = Arc::new(Mutex::new(None));
+    let ignores = {
+        let blobs = Arc::clone(&ignored);
+        move |asked: &Asked| {
+            let registry: Option<FaultyRegistry> = blobs.lock().unwrap().clone();
+            if !asked.is_blob() || !asked.headers.contains_key("range") {
+                return None;
+            }
+            let body = registry?.blob(asked.path.rsplit('/').next().unwrap());
+            Some(Reply::Answer { status: 200, headers: Vec::new(), body })
+        }
+    };
+    let registry = FaultyRegistry::start(ignores);
+    *ignored.lock().unwrap() = Some(registry.clone());
+    registry.put("app:v1", &layers());
+    let side = side();
+    let pulled = side.pull(&registry.image("app:v1")).await.unwrap();
+    assert_eq!(side.layers(&pulled), digests(&layers()), "ranges are ignored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_faults_of_a_pull_end() {
+    let day = |_: &Asked| Some(with_header(429, "retry-after", "86400"));
+    let blobs = |reply: Reply| move |asked: &Asked| asked.is_blob().then(|| reply.clone());
+    let circle = |asked: &Asked| Some(with_header(307, "location", &asked.path));
+    let basic = |_: &Asked| Some(with_header(401, "www-authenticate", "Basic realm=\"x\""));
+    let tokens = |asked: &Asked| {
+        let realm =
+            format!("Bearer realm=\"http://{}/token\",service=\"x\"", asked.headers["host"]);
+        let body = br#"{"token": "abc"}"#.to_vec();
+        if asked.path.starts_with("/token") {
+            return Some(Reply::Answer { status: 200, headers: Vec::new(), body });
+        }
+        Some(with_header(401, "www-authenticate", &realm))
+    };
+    let no_tokens = |asked: &Asked| {
+        let realm = format!("Bearer realm=\"http://{}/token\"", asked.headers["host"]);
+        let found = asked.path.starts_with("/token");
+        Some(if found { status(403) } else { with_header(401, "www-authenticate", &realm) })
+    };
+    let cases: Vec<BoxFuture<'_, ()>> = vec![
+        Box::pin(refused("429", "429", |_| Some(status(429)))),
+        Box::pin(refused("a day", "it asks to wait 86400 seconds", day)),
+        Box::pin(refused("500", "500", |_| Some(status(500)))),
+        Box::pin(refused("silence", "no answer within", |_| Some(Reply::Silence))),
+        Box::pin(refused("silent blobs", "no answer within", blobs(Reply::Silence))),
+        Box::pin(refused("flipped blobs", "is damaged", blobs(Reply::Flipped))),
+        Box::pin(refused("no progress", "connection broke", blobs(Reply::CutAfter(0)))),
+        Box::pin(refused("404", "was not found", |_| Some(status(404)))),
+        Box::pin(refused("a circle", "redirects more than 10 times", circle)),
+        Box::pin(refused("401", "no credentials for it were found", basic)),
+        Box::pin(refused("401, no word", "does not say how to log in", |_| Some(status(401)))),
+        Box::pin(refused("tokens that are never right", "401", tokens)),
+        Box::pin(refused("no tokens", "it answers 403", no_tokens)),
+    ];
+    futures::future::join_all(cases).await;
+}
+
+/// A registry whose tokens are good for so many requests each; then it says 401 again.
+fn short_tokens(good_for: usize) -> impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static {
+    let uses = Mutex::new((0, 0));
+    move |asked: &Asked| {
+        let mut uses = uses.lock().unwrap();
+        let (token, used) = &mut *uses;
+        if asked.path.starts_with("/token") {
+            (*token, *used) = (*token + 1, 0);
+            let body = format!(r#"{{"access_token": "t{token}", "expires_in": 300}}"#);
+            return Some(Reply::Answer { status: 200, headers: Vec::new(), body: body.into() });
+        }
+        *used += 1;
+        let right = asked.headers.get("authorization") == Some(&format!("Bearer t{token}"));
+        let realm = format!("Bearer realm=\"http://{}/token\"", asked.headers["host"]);
+        (!right || *used > good_for).then(|| with_header(401, "www-authenticate", &realm))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_end_are_renewed() {
+    borne("a token for 3 requests", short_tokens(3)).await;
+    pushed("a token for 3 requests", short_tokens(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_documents_are_refused_unread() {
+    let huge = |asked: &Asked| {
+        let headers = vec![
+            ("content-type".to_owned(), "application/vnd.oci.image.index.v1+json".to_owned()),
+            ("content-length".to_owned(), "9999999999".to_owned()),
+        ];
+        let body = if asked.method == "GET" { vec![b' '; 10 << 20] } else { Vec::new() };
+        asked.path.contains("/manifests/").then_some(Reply::Answer { status: 200, headers, body })
+    };
+    refused("a manifest of 10 GB", "the manifest is larger than", huge).await;
+}
+
+/// Counts the requests to a second server that carry credentials.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_stay_with_their_host() {
+    let leaks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&leaks);
+    let second = FaultyRegistry::start(move |asked| {
+        counted
+            .fetch_add(usize::from(asked.headers.contains_key("authorization")), Ordering::SeqCst);
+        None
+    });
+    let host = second.host.clone();
+    let first = FaultyRegistry::start(move |asked| {
+        if !asked.headers.contains_key("authorization") {
+            return Some(with_header(401, "www-authenticate", "Basic realm=\"x\""));
+        }
+        let location = format!("http://{host}{}", asked.path);
+        asked.is_blob().then(|| with_header(307, "location", &location))
+    });
+    let put = first.put("app:v1", &layers());
+    second.put("app:v1", &layers());
+    let side = side();
+    side.write_login(&first.host);
+    let pulled = side.pull(&first.image("app:v1")).await.unwrap();
+    assert_eq!(pulled.digest, put.digest);
+    assert!(second.blob_requests() >= 2, "the blobs came from the second server");
+    assert_eq!(leaks.load(Ordering::SeqCst), 0);
+}
+
+/// Pushes to a registry with this fault, which checks that nothing is missing.
+async fn pushed(what: &str, fault: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) {
+    let registry = FaultyRegistry::start(fault);
+    let side = side();
+    let name = registry.image("app:v1");
+    let made = side.make(&name, &layers());
+    side.push(&name).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(registry.tag("app:v1"), Some(made.digest), "{what}");
+    let there = Side::new();
+    let pulled = there.pull(&name).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(there.layers(&pulled), digests(&layers()), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passing_faults_of_a_push_are_borne() {
+    // The first three uploads that are begun, and the first three that are finished.
+    let with = |reply: Reply| {
+        let (begun, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        move |asked: &Asked| {
+            let count = match asked.method.as_str() {
+                "POST" => &begun,
+                "PUT" => &finished,
+                _ => return None,
+            };
+            (count.fetch_add(1, Ordering::SeqCst) < 3).then(|| reply.clone())
+        }
+    };
+    pushed("none", |_| None).await;
+    pushed("429", with(with_header(429, "retry-after", "0"))).await;
+    pushed("500", with(status(500))).await;
+    pushed("503", with(status(503))).await;
+    pushed("reset", with(Reply::Reset)).await;
+    // The registry took it, but its answer is lost.
+    pushed("lost answers", with(Reply::CutAfter(0))).await;
+    let lost_sessions = |asked: &Asked| {
+        (asked.method == "PUT" && asked.path.contains("/uploads/1")).then(|| status(404))
+    };
+    pushed("a lost session", lost_sessions).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_fails_leaves_no_tag_and_is_finished_later() {
+    let broken = Arc::new(AtomicUsize::new(1));
+    let switch = Arc::clone(&broken);
+    let registry = FaultyRegistry::start(move |asked| {
+        let large = asked.headers.get("content-length").is_some_and(|l| l == "300001");
+        (switch.load(Ordering::SeqCst) == 1 && large).then(|| status(500))
+    });
+    let side = side();
+    let name = registry.image("app:v1");
+    let made = side.make(&name, &layers());
+    let error = side.push(&name).await.unwrap_err();
+    assert!(error.message.contains("its tag is as it was"), "{}", error.message);
+    assert_eq!(registry.tag("app:v1"), None);
+
+    broken.store(0, Ordering::SeqCst);
+    let pushed = side.push(&name).await.unwrap();
+    assert_eq!((pushed.sent, pushed.existing), (1, 2), "only what is missing is sent");
+    assert_eq!(registry.tag("app:v1"), Some(made.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_faults_of_a_push_end() {
+    let faults = [
+        ("500", status(500)),
+        ("a day", with_header(429, "retry-after", "86400")),
+        ("reset", Reply::Reset),
+        ("silence", Reply::Silence),
+        ("405", status(405)),
+    ];
+    futures::future::join_all(faults.map(|(what, reply)| push_ends(what, reply))).await;
+}
+
+/// Pushes to a registry that answers so to each upload: that must end soon, without a tag.
+async fn push_ends(what: &str, reply: Reply) {
+    let fault = move |asked: &Asked| (asked.method == "PUT").then(|| reply.clone());
+    let registry = FaultyRegistry::start(fault);
+    let (side, begun) = (side(), Instant::now());
+    let name = registry.image("app:v1");
+    side.make(&name, &layers());
+    let error = side.push(&name).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:?}", begun.elapsed());
+    assert!(error.message.contains(&registry.host), "{what}: {}", error.message);
+    assert_eq!(registry.tag("app:v1"), None, "{what}");
+}
