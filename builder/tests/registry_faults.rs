@@ -155,28 +155,29 @@ async fn endless_faults_of_a_pull_end() {
     futures::future::join_all(cases).await;
 }
 
-/// A registry whose tokens are good for so many requests each; then it says 401 again.
-fn short_tokens(good_for: usize) -> impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static {
-    let uses = Mutex::new((0, 0));
+/// A slow registry whose tokens end long before they say they do; then it answers 401 again.
+fn short_tokens() -> impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static {
+    let current = Mutex::new((0, Instant::now()));
     move |asked: &Asked| {
-        let mut uses = uses.lock().unwrap();
-        let (token, used) = &mut *uses;
+        std::thread::sleep(Duration::from_millis(30));
+        let mut current = current.lock().unwrap();
+        let (token, since) = &mut *current;
         if asked.path.starts_with("/token") {
-            (*token, *used) = (*token + 1, 0);
+            (*token, *since) = (*token + 1, Instant::now());
             let body = format!(r#"{{"access_token": "t{token}", "expires_in": 300}}"#);
             return Some(Reply::Answer { status: 200, headers: Vec::new(), body: body.into() });
         }
-        *used += 1;
         let right = asked.headers.get("authorization") == Some(&format!("Bearer t{token}"));
+        let ended = since.elapsed() > Duration::from_millis(150);
         let realm = format!("Bearer realm=\"http://{}/token\"", asked.headers["host"]);
-        (!right || *used > good_for).then(|| with_header(401, "www-authenticate", &realm))
+        (!right || ended).then(|| with_header(401, "www-authenticate", &realm))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_end_are_renewed() {
-    borne("a token for 3 requests", short_tokens(3)).await;
-    pushed("a token for 3 requests", short_tokens(3)).await;
+    borne("short tokens", short_tokens()).await;
+    pushed("short tokens", short_tokens()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
