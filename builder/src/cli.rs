@@ -71,6 +71,16 @@ pub enum Command {
     Tag(TagArgs),
     /// Take names from images in the local store
     Rmi(RmiArgs),
+    /// Send images in the local store to their registries
+    Push(PushArgs),
+    /// Bring images from their registries into the local store
+    Pull(PullArgs),
+    /// Log in at a registry
+    Login(LoginArgs),
+    /// Log out at a registry
+    Logout(LogoutArgs),
+    /// Show what the state folder holds
+    Du(DuArgs),
     /// Write a completion script for a shell to stdout
     Completion(CompletionArgs),
 }
@@ -128,6 +138,64 @@ pub struct RmiArgs {
     /// Names, or IDs of images that lose all their names
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+}
+
+/// `rbuild push`
+#[derive(Clone, Debug, Args)]
+pub struct PushArgs {
+    /// Names of images in the local store
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `rbuild pull`
+#[derive(Clone, Debug, Args)]
+pub struct PullArgs {
+    /// Names of images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// This platform [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `rbuild login`
+#[derive(Clone, Debug, Args)]
+pub struct LoginArgs {
+    /// Host of the registry [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
+    /// Who logs in; asked for when it is not given
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// The password; others can see it while rbuild runs
+    #[arg(short, long, conflicts_with = "password_stdin")]
+    pub password: Option<String>,
+    /// Read the password from stdin
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// `rbuild logout`
+#[derive(Clone, Debug, Args)]
+pub struct LogoutArgs {
+    /// Host of the registry [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
+}
+
+/// `rbuild du`
+#[derive(Clone, Debug, Args)]
+pub struct DuArgs {
+    /// Print a JSON object for each cached step
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `rbuild completion`

@@ -2,9 +2,12 @@
 
 mod build;
 mod completion;
+mod du;
 mod images;
 mod inspect;
+mod login;
 mod table;
+mod transfer;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -24,6 +27,11 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
         Command::History(arguments) => inspect::history(&cli.global, arguments, environment),
         Command::Tag(arguments) => images::tag(&cli.global, arguments, environment),
         Command::Rmi(arguments) => images::remove(&cli.global, arguments, environment),
+        Command::Push(arguments) => transfer::push(&cli.global, arguments, environment),
+        Command::Pull(arguments) => transfer::pull(&cli.global, arguments, environment),
+        Command::Login(arguments) => login::login(&cli.global, arguments, environment),
+        Command::Logout(arguments) => login::logout(&cli.global, arguments, environment),
+        Command::Du(arguments) => du::run(&cli.global, arguments, environment),
         Command::Completion(arguments) => completion::run(arguments),
     }
 }

@@ -13,8 +13,10 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_frontend::diagnostic::{Diagnostic, Severity};
 use rbuild_frontend::source::{Source, Span};
 use rbuild_solver::error::{Cause, SolveError};
+use rbuild_solver::image_source::ImageSourceError;
 
 use crate::progress::harmless;
+use crate::registry::RegistryError;
 use crate::request::UsageError;
 
 /// Why rbuild ended without having done what it was asked.
@@ -183,6 +185,22 @@ impl From<UsageError> for BuildError {
             ..Problem::default()
         };
         Self::new(ErrorKind::Usage, problem)
+    }
+}
+
+impl From<ImageSourceError> for BuildError {
+    fn from(error: ImageSourceError) -> Self {
+        let mut problem = Problem::of(&error);
+        problem.hints.extend(error.hint);
+        Self::new(ErrorKind::Failed, problem)
+    }
+}
+
+impl From<RegistryError> for BuildError {
+    fn from(error: RegistryError) -> Self {
+        let mut problem = Problem::of(&error);
+        problem.hints.extend(error.hint());
+        Self::new(ErrorKind::Failed, problem)
     }
 }
 

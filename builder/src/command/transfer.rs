@@ -1,0 +1,116 @@
+//! `rbuild pull` and `push`: images between registries and the local store, with progress.
+
+use std::future::Future;
+
+use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::progress::{EventKind, Reporter, Task};
+
+use super::{print, run_async};
+use crate::cli::{GlobalArgs, PullArgs, PushArgs};
+use crate::error::{BuildError, ErrorKind};
+use crate::image_source::Images;
+use crate::image_transfer;
+use crate::local_image::{self, LocalImageError};
+use crate::progress::{Display, End};
+use crate::registry::Registry;
+use crate::request::{Environment, ProgressMode, Settings, UsageError};
+
+/// Brings images into the local store.
+pub(super) fn pull(
+    global: &GlobalArgs,
+    arguments: &PullArgs,
+    environment: &Environment,
+) -> Result<(), BuildError> {
+    let settings = settings(global, arguments.quiet, environment)?;
+    let platform: Platform = match &arguments.platform {
+        None => Platform::host(),
+        Some(text) => text.parse().map_err(|_| {
+            let reason = "expected os/arch[/variant], such as linux/amd64";
+            UsageError::value("--platform", text, reason)
+        })?,
+    };
+    let names = names(&arguments.images)?;
+    let images = images(&settings)?;
+    for name in &names {
+        let (name, platform, images) = (name.to_string(), &platform, &images);
+        let resolved = with_progress(&settings, &format!("pull {name}"), async |task| {
+            image_transfer::pull(images, &name, platform, &task).await
+        })?;
+        print(&format!("{name}@{}\n", resolved.digest))?;
+    }
+    Ok(())
+}
+
+/// Sends images of the local store to their registries.
+pub(super) fn push(
+    global: &GlobalArgs,
+    arguments: &PushArgs,
+    environment: &Environment,
+) -> Result<(), BuildError> {
+    let settings = settings(global, arguments.quiet, environment)?;
+    let names = names(&arguments.images)?;
+    let images = images(&settings)?;
+    for name in &names {
+        let (name, images) = (name.to_string(), &images);
+        with_progress(&settings, &format!("push {name}"), async |task| {
+            image_transfer::push(images, &name, &task).await
+        })?;
+        let pushed = images.state().layout().get(&name).map_err(LocalImageError::Layout)?;
+        let digest = pushed.map_or(String::new(), |root| format!("@{}", root.digest));
+        print(&format!("{name}{digest}\n"))?;
+    }
+    Ok(())
+}
+
+fn settings(
+    global: &GlobalArgs,
+    quiet: bool,
+    environment: &Environment,
+) -> Result<Settings, BuildError> {
+    let progress = quiet.then_some("quiet");
+    Ok(Settings::new(global, progress, environment)?)
+}
+
+fn names(texts: &[String]) -> Result<Vec<ImageRef>, BuildError> {
+    let name = |text: &String| text.parse().map_err(|error| LocalImageError::Name(error).into());
+    texts.iter().map(name).collect()
+}
+
+fn images(settings: &Settings) -> Result<Images, BuildError> {
+    let registry = Registry::new(settings.registry.clone());
+    Ok(Images::new(registry, local_image::open(settings)?))
+}
+
+/// Runs `work` as one task of progress, called `name`.
+fn with_progress<T, F>(
+    settings: &Settings,
+    name: &str,
+    work: impl FnOnce(Task) -> F,
+) -> Result<T, BuildError>
+where
+    F: Future<Output = Result<T, ImageSourceError>>,
+{
+    let display = Display::new(settings);
+    let task = Reporter::new(display.sink()).start(name);
+    let result = run_async(async { work(task.clone()).await.map_err(BuildError::from) });
+    let end = match &result {
+        Ok(_) => {
+            task.tell(EventKind::Finished);
+            End::Done
+        }
+        Err(error) if matches!(error.kind, ErrorKind::Interrupted(_)) => {
+            task.tell(EventKind::Canceled);
+            End::Interrupted
+        }
+        Err(error) => {
+            // The quiet mode shows the error once, below; so do the others.
+            if settings.progress != ProgressMode::Quiet {
+                task.tell(EventKind::Failed { message: error.to_string() });
+            }
+            End::Failed
+        }
+    };
+    display.finish(end);
+    result
+}
