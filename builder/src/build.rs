@@ -3,13 +3,15 @@
 //! open what it reads → parse → list base images → resolve them side by side → lower, once per
 //! platform into one graph → solve. Making images of the trees is `image.rs`'s and the exporters'.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use futures::future::try_join_all;
 use rbuild_cache::oci::Platform;
 use rbuild_cache::state::StateFolder;
+use rbuild_cache::view::View;
 use rbuild_frontend::diagnostic::Diagnostics;
 use rbuild_frontend::source::Source;
 use rbuild_frontend::{
@@ -21,9 +23,9 @@ use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::{EventKind, Reporter};
 use rbuild_solver::sandbox::namespaces::Namespaces;
 use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
-use rbuild_solver::tree::Tree;
+use rbuild_solver::tree::{Tree, TreeLayer};
 
-use crate::context::{ContextError, Contexts};
+use crate::context::Contexts;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::http::HttpFiles;
 use crate::image_source::{Images, ResolveMode};
@@ -72,7 +74,7 @@ impl<'a> Session<'a> {
 
     /// Builds the target for every platform.
     pub async fn build(&self) -> Result<Vec<Built>, BuildError> {
-        let contexts = self.contexts()?;
+        let contexts = self.contexts().await?;
         let dockerfile = parsed(contexts.dockerfile.clone())?;
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
@@ -86,7 +88,8 @@ impl<'a> Session<'a> {
             lowered.push((platform.clone(), one));
         }
         let targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
-        let surroundings = Arc::new(self.surroundings(&contexts)?);
+        let proxies = self.options(&Platform::host(), &contexts).proxies();
+        let surroundings = Arc::new(self.surroundings(&contexts.folders, proxies)?);
         let trees = solve(Arc::new(graph), &targets, surroundings)
             .await
             .map_err(|error| BuildError::solve(&error, &contexts.dockerfile))?;
@@ -94,15 +97,33 @@ impl<'a> Session<'a> {
         Ok(built.map(|((platform, lowered), tree)| Built { platform, lowered, tree }).collect())
     }
 
-    fn contexts(&self) -> Result<Contexts, BuildError> {
+    async fn contexts(&self) -> Result<Contexts, BuildError> {
         let task = self.reporter.start("[internal] load build definition");
-        let opened = Contexts::open(self.request, &self.state);
-        task.tell(EventKind::Finished);
-        opened.map_err(|error: ContextError| {
-            let hint = error.hint();
-            let failed = BuildError::failed(&error);
-            hint.into_iter().fold(failed, BuildError::hint)
-        })
+        let opened = Contexts::open(self).await;
+        match &opened {
+            Ok(_) => task.tell(EventKind::Finished),
+            Err(error) => task.tell(EventKind::Failed { message: error.to_string() }),
+        }
+        opened
+    }
+
+    /// A look at the tree of the last vertex of `graph`, which needs no step to be run.
+    pub async fn view(
+        &self,
+        graph: &Graph,
+        folders: &BTreeMap<String, PathBuf>,
+    ) -> Result<View, BuildError> {
+        let target = graph.ids().last().expect("the graph has a vertex");
+        let surroundings = Arc::new(self.surroundings(folders, Vec::new())?);
+        let trees = solve(Arc::new(graph.clone()), &[target], surroundings)
+            .await
+            .map_err(|error| BuildError::solve(&error, &Source::new("", "")))?;
+        let snapshots = self.state.snapshots();
+        let folder = |layer: &TreeLayer| match layer {
+            TreeLayer::Snapshot(snapshot) => Some(snapshots.folder(&snapshot.id)),
+            TreeLayer::Image { .. } => None,
+        };
+        Ok(View::layers(trees[0].layers.iter().filter_map(folder).collect()))
     }
 
     /// What the request asks of the frontend, for one platform.
@@ -185,7 +206,11 @@ impl<'a> Session<'a> {
     }
 
     /// The solver's surroundings, as the request has them.
-    fn surroundings(&self, contexts: &Contexts) -> Result<Surroundings, BuildError> {
+    fn surroundings(
+        &self,
+        folders: &BTreeMap<String, PathBuf>,
+        proxies: Vec<String>,
+    ) -> Result<Surroundings, BuildError> {
         let request = self.request;
         let stubs = self.state.folder("stubs").map_err(|error| BuildError::fault(&error))?;
         Ok(Surroundings {
@@ -193,7 +218,7 @@ impl<'a> Session<'a> {
             sandbox: Arc::new(Namespaces::new(stubs)),
             images: Arc::new(self.images.clone()),
             http: Arc::new(HttpFiles::new(self.registry.clone())),
-            folders: contexts.folders.clone(),
+            folders: folders.clone(),
             secrets: request.secrets.clone(),
             ssh: request.ssh.clone(),
             allow: Entitlements {
@@ -201,11 +226,7 @@ impl<'a> Session<'a> {
                 security_insecure: request.allow.contains(&Entitlement::SecurityInsecure),
                 devices: Some(Vec::new()),
             },
-            run: RunSettings {
-                resolv_conf: resolv_conf(),
-                proxies: self.options(&Platform::host(), contexts).proxies(),
-                timeout: None,
-            },
+            run: RunSettings { resolv_conf: resolv_conf(), proxies, timeout: None },
             gate: Gate::new(request.jobs),
             reporter: self.reporter.clone(),
             now: seconds(request.settings.now),

@@ -1,21 +1,27 @@
 //! What a build reads: the context, the Dockerfile and its ignore file, named contexts.
 //!
-//! A folder stays where it is: steps read it there. What comes from elsewhere becomes part of the
-//! graph, and only its Dockerfile is read here. The ignore file is `NAME.dockerignore` beside the
-//! Dockerfile `NAME`, otherwise `.dockerignore` in the context (BuildKit:
-//! `frontend/dockerui/context.go`).
+//! A folder stays where it is: steps read it there. What comes from elsewhere (git, http, a tar on
+//! stdin) is a vertex of the graph like any other; when the Dockerfile is in it, that vertex is
+//! solved first. The ignore file is `NAME.dockerignore` beside the Dockerfile `NAME`, otherwise
+//! `.dockerignore` in the context; as with BuildKit (`frontend/dockerui/context.go`), only folders
+//! have one.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use rbuild_cache::layer::compress::Format;
+use rbuild_cache::oci::Platform;
 use rbuild_cache::session::Temporary;
-use rbuild_cache::state::StateFolder;
-use rbuild_frontend::ignore;
+use rbuild_cache::view::{View, ViewError};
 use rbuild_frontend::source::Source;
-use rbuild_frontend::{BuildContext, NamedContext};
+use rbuild_frontend::{BuildContext, BuildOptions, NamedContext, context_vertex, ignore};
+use rbuild_solver::graph::{Graph, HttpOp, Op, Vertex};
+use url::Url;
 
-use crate::request::{BuildRequest, ContextSpec, DockerfileSpec, NamedContextSpec};
+use crate::build::Session;
+use crate::error::BuildError;
+use crate::request::{ContextSpec, DockerfileSpec, NamedContextSpec};
 
 /// A Dockerfile larger than this is none, in bytes.
 const MAX_DOCKERFILE: u64 = 16 * 1024 * 1024;
@@ -66,6 +72,9 @@ pub enum ContextError {
     /// A kind of context that rbuild is going to have.
     #[error("{0} is not there yet in this version of rbuild")]
     NotYet(&'static str),
+    /// A context that was fetched cannot be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// It could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -80,54 +89,180 @@ impl ContextError {
             | Self::Empty(_)
             | Self::Ignore { .. }
             | Self::NotYet(_)
+            | Self::View(_)
             | Self::Io(_) => None,
         }
     }
 }
 
+impl From<ContextError> for BuildError {
+    fn from(error: ContextError) -> Self {
+        let hint = error.hint();
+        hint.into_iter().fold(Self::failed(&error), Self::hint)
+    }
+}
+
+/// Where the files of the build context are.
+enum Place {
+    /// In a folder of the caller.
+    Folder(PathBuf),
+    /// In a tree that a vertex makes.
+    Tree(View),
+    /// Nowhere: instead of a context, a Dockerfile was given.
+    Dockerfile(Vec<u8>),
+}
+
 impl Contexts {
-    /// Opens what `request` names.
-    pub fn open(request: &BuildRequest, state: &StateFolder) -> Result<Self, ContextError> {
-        let mut temporary = Vec::new();
-        let mut folders = BTreeMap::new();
-        let (root, stdin) = match &request.context {
-            ContextSpec::Folder(root) => (root.clone(), None),
-            ContextSpec::Stdin => {
-                let empty = state.temporary()?;
-                let root = empty.path().to_owned();
-                temporary.push(empty);
-                (root, Some(dockerfile_on_stdin()?))
-            }
-            ContextSpec::Git(_) => return Err(ContextError::NotYet("a git repository as context")),
-            ContextSpec::Http(_) => return Err(ContextError::NotYet("an address as context")),
+    /// Opens what the request of `session` names.
+    pub async fn open(session: &Session<'_>) -> Result<Self, BuildError> {
+        let request = session.request;
+        let mut contexts = Self {
+            dockerfile: Source::new("Dockerfile", ""),
+            context: BuildContext::Folder { ignore: Vec::new() },
+            named: BTreeMap::new(),
+            folders: BTreeMap::new(),
+            temporary: Vec::new(),
         };
-        let (dockerfile, beside) = match (&request.dockerfile, stdin) {
-            (DockerfileSpec::Default, Some(text)) => (source("Dockerfile", &text)?, None),
-            (DockerfileSpec::Default, None) => {
-                let path = default_dockerfile(&root);
+        let place = contexts.place(session).await?;
+        let (dockerfile, beside) = match (&request.dockerfile, &place) {
+            (DockerfileSpec::Default, Place::Dockerfile(text)) => {
+                (source("Dockerfile", text)?, None)
+            }
+            (DockerfileSpec::Default, Place::Folder(root)) => {
+                let path = default_dockerfile(root);
                 (local(&path)?, Some(path))
             }
+            (DockerfileSpec::Default, Place::Tree(view)) => {
+                let usual = view.lookup(Path::new("Dockerfile")).map_err(ContextError::from)?;
+                let name = if usual.is_some() { "Dockerfile" } else { "dockerfile" };
+                (in_tree(view, name)?, None)
+            }
             (DockerfileSpec::Stdin, _) => (source("Dockerfile", &dockerfile_on_stdin()?)?, None),
-            (DockerfileSpec::Local(path), _) => {
+            (DockerfileSpec::Local(path), Place::Folder(root)) => {
                 let in_context = root.join(path);
                 let path = if path.exists() || !in_context.exists() { path } else { &in_context };
                 (local(path)?, Some(path.clone()))
             }
-            (DockerfileSpec::InContext(_), _) => {
-                return Err(ContextError::NotYet("`-f` with a context on stdin"));
-            }
-            (DockerfileSpec::Http(_), _) => {
-                return Err(ContextError::NotYet("a Dockerfile by address"));
+            (DockerfileSpec::Local(path), _) => (local(path)?, None),
+            (DockerfileSpec::InContext(path), Place::Tree(view)) => (in_tree(view, path)?, None),
+            (DockerfileSpec::InContext(path), _) => (local(Path::new(path))?, None),
+            (DockerfileSpec::Http(url), _) => {
+                let view = session.view(&http_file(url), &contexts.folders).await?;
+                (in_tree(&view, FETCHED)?, None)
             }
         };
-        let context = BuildContext::Folder { ignore: ignored(&root, beside.as_deref())? };
-        folders.insert(CONTEXT.to_owned(), root);
-        let mut named = BTreeMap::new();
-        for (name, spec) in &request.named_contexts {
-            named.insert(name.clone(), named_context(name, spec, &mut folders)?);
+        contexts.dockerfile = dockerfile;
+        if let Place::Folder(root) = &place {
+            contexts.context = BuildContext::Folder { ignore: ignored(root, beside.as_deref())? };
+            contexts.folders.insert(CONTEXT.to_owned(), root.clone());
         }
-        Ok(Self { dockerfile, context, named, folders, temporary })
+        for (name, spec) in &request.named_contexts {
+            let context = named_context(name, spec, &mut contexts.folders)?;
+            contexts.named.insert(name.clone(), context);
+        }
+        Ok(contexts)
     }
+
+    /// Finds the context; what is not a folder becomes [`Contexts::context`] at once.
+    async fn place(&mut self, session: &Session<'_>) -> Result<Place, BuildError> {
+        match &session.request.context {
+            ContextSpec::Folder(root) => return Ok(Place::Folder(root.clone())),
+            ContextSpec::Stdin => {
+                let folder = session.state.temporary().map_err(ContextError::from)?;
+                self.folders.insert(CONTEXT.to_owned(), folder.path().to_owned());
+                let dockerfile = stdin_into(&folder.path().join(CONTEXT))?;
+                self.temporary.push(folder);
+                if let Some(text) = dockerfile {
+                    return Ok(Place::Dockerfile(text));
+                }
+                self.context = BuildContext::Tar;
+            }
+            ContextSpec::Git(address) => self.context = BuildContext::Git(address.clone()),
+            ContextSpec::Http(url) => {
+                let fetched = session.view(&http_file(url), &self.folders).await?;
+                if let Some(text) = no_archive(&fetched)? {
+                    return Ok(Place::Dockerfile(text));
+                }
+                self.context = BuildContext::Archive(url.to_string());
+            }
+        }
+        let options = BuildOptions {
+            context: self.context.clone(),
+            build_args: session.request.build_args.clone(),
+            ..BuildOptions::new(Platform::host())
+        };
+        let mut graph = Graph::new();
+        context_vertex(&options, &mut graph);
+        Ok(Place::Tree(session.view(&graph, &self.folders).await?))
+    }
+}
+
+/// The name of a fetched file in its tree.
+const FETCHED: &str = "context";
+
+/// A graph that fetches `url`.
+fn http_file(url: &Url) -> Graph {
+    let op = HttpOp { url: url.to_string(), filename: FETCHED.into(), checksum: None };
+    let mut graph = Graph::new();
+    graph.add(
+        Vertex::internal(Op::Http(op), &format!("[internal] load remote build context {url}")),
+        &[],
+    );
+    graph
+}
+
+/// How many bytes tell an archive: up to the magic in a tar's first header.
+const HEAD: usize = 262;
+
+/// Whether a file that begins with `head` is an archive.
+fn is_archive(head: &[u8]) -> bool {
+    Format::of(head).is_some() || head.get(257..262) == Some(b"ustar")
+}
+
+/// The bytes of the fetched file, unless it is an archive.
+fn no_archive(view: &View) -> Result<Option<Vec<u8>>, ContextError> {
+    let Some(entry) = view.lookup(Path::new(FETCHED))? else { return Ok(Some(Vec::new())) };
+    let mut head = Vec::new();
+    view.open(&entry)?.take(HEAD as u64).read_to_end(&mut head)?;
+    if is_archive(&head) {
+        return Ok(None);
+    }
+    Ok(Some(bounded(view.open(&entry)?, FETCHED)?))
+}
+
+/// Reads stdin: an archive goes to `archive`, anything else is a Dockerfile and returned.
+fn stdin_into(archive: &Path) -> Result<Option<Vec<u8>>, ContextError> {
+    let mut stdin = io::stdin().lock();
+    let mut head = Vec::new();
+    (&mut stdin).take(HEAD as u64).read_to_end(&mut head)?;
+    if !is_archive(&head) {
+        return Ok(Some(bounded(head.as_slice().chain(stdin), "stdin")?));
+    }
+    let mut file = fs_err::File::create(archive)?;
+    file.write_all(&head)?;
+    io::copy(&mut stdin, &mut file)?;
+    Ok(None)
+}
+
+/// All bytes of a Dockerfile, unless there are too many.
+fn bounded(reader: impl Read, name: &str) -> Result<Vec<u8>, ContextError> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        let reason = "it is longer than 16 MiB".to_owned();
+        return Err(ContextError::NotADockerfile { name: name.to_owned(), reason });
+    }
+    Ok(bytes)
+}
+
+/// The Dockerfile at `path` of a tree.
+fn in_tree(view: &View, path: &str) -> Result<Source, ContextError> {
+    let found = view.resolve(Path::new(path))?;
+    let Some(entry) = &found.entry else {
+        return Err(ContextError::NoDockerfile(path.into()));
+    };
+    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+    source(&name, &bounded(view.open(entry)?, path)?)
 }
 
 fn named_context(
@@ -173,19 +308,11 @@ fn local(path: &Path) -> Result<Source, ContextError> {
     if !metadata.is_file() {
         return Err(wrong("it is not a regular file"));
     }
-    if metadata.len() > MAX_DOCKERFILE {
-        return Err(wrong("it is longer than 16 MiB"));
-    }
-    source(&name, &fs_err::read(path)?)
+    source(&name, &bounded(fs_err::File::open(path)?, &path.display().to_string())?)
 }
 
 fn dockerfile_on_stdin() -> Result<Vec<u8>, ContextError> {
-    let mut bytes = Vec::new();
-    io::stdin().lock().take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_DOCKERFILE {
-        return Err(ContextError::NotYet("a tar on stdin as context"));
-    }
-    Ok(bytes)
+    bounded(io::stdin().lock(), "stdin")
 }
 
 fn source(name: &str, bytes: &[u8]) -> Result<Source, ContextError> {

@@ -266,12 +266,7 @@ impl View {
         Ok(self.resolve_parent(path)?.entry)
     }
 
-    fn walk(
-        &self,
-        root: Entry,
-        path: &Path,
-        last_link: LastLink,
-    ) -> Result<Resolved, ViewError> {
+    fn walk(&self, root: Entry, path: &Path, last_link: LastLink) -> Result<Resolved, ViewError> {
         let mut open: VecDeque<OsString> = components(path).collect();
         let mut links = 0;
         let mut found = vec![root];

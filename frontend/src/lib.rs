@@ -18,7 +18,7 @@ pub mod syntax;
 pub use dockerfile::{Dockerfile, ParseError, Stage, parse, parse_trigger};
 pub use lower::{
     CheckReport, EpochSource, Lowered, Outline, OutlineArgument, OutlineInput, TargetDescription,
-    base_images, check, epoch, lower, outline, targets,
+    base_images, check, context_vertex, epoch, lower, outline, targets,
 };
 pub use options::{
     Allowed, BaseImage, BuildContext, BuildOptions, ImageName, NamedContext, NoCache, Resolved,

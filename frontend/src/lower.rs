@@ -7,6 +7,7 @@
 //! `dockerfile2llb/convert.go`.
 
 pub(crate) mod arguments;
+mod context;
 mod copy;
 pub(crate) mod environment;
 mod epoch;
@@ -25,6 +26,7 @@ mod state;
 use rbuild_cache::pattern::PatternMatcher;
 use rbuild_solver::graph::{self, Graph, Op, Vertex, VertexId};
 
+pub use context::context_vertex;
 pub use epoch::{EpochSource, epoch};
 pub use outline::{Outline, OutlineArgument, OutlineInput, TargetDescription, targets};
 
@@ -243,7 +245,10 @@ impl<'a> Lowering<'a> {
             BuildContext::Folder { ignore } if !ignore.is_empty() => {
                 PatternMatcher::new(ignore).ok()
             }
-            BuildContext::Folder { .. } | BuildContext::Git(_) | BuildContext::Archive(_) => None,
+            BuildContext::Folder { .. }
+            | BuildContext::Git(_)
+            | BuildContext::Archive(_)
+            | BuildContext::Tar => None,
         };
         let done = vec![None; plan.stages.len()];
         let outlines = vec![StageOutline::default(); plan.stages.len()];

@@ -179,6 +179,8 @@ pub enum BuildContext {
     Git(GitAddress),
     /// An archive fetched over http(s), by address.
     Archive(String),
+    /// An archive of the caller: the file `context` in a folder that holds nothing else.
+    Tar,
 }
 
 /// What stands in for an image or a stage (`--build-context`).

@@ -36,6 +36,13 @@ pub struct Vertex {
     pub ignore_cache: bool,
 }
 
+impl Vertex {
+    /// A vertex that no line of a Dockerfile asks for.
+    pub fn internal(op: Op, name: &str) -> Self {
+        Self { op, name: name.to_owned(), span: None, ignore_cache: false }
+    }
+}
+
 /// Vertices and what each reads: a directed graph without cycles, since a vertex can only name
 /// vertices that were there before it.
 #[derive(Clone, Debug, Default)]

@@ -86,7 +86,7 @@ fn source(dockerfile: &Dockerfile, options: &BuildOptions) -> Result<EpochSource
     }
     if value == "context" {
         return Ok(match &options.context {
-            BuildContext::Folder { .. } => EpochSource::None,
+            BuildContext::Folder { .. } | BuildContext::Tar => EpochSource::None,
             BuildContext::Git(address) => EpochSource::Git(git_op(address)),
             BuildContext::Archive(url) => EpochSource::Http(file("context", url)),
         });

@@ -5,11 +5,9 @@
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::Platform;
-use rbuild_solver::graph::{
-    ContextOp, CopyAction, CopySource, FileAction, FileOp, GitOp, HttpOp, ImageOp, Op, Vertex,
-    VertexId,
-};
+use rbuild_solver::graph::{ContextOp, GitOp, HttpOp, ImageOp, Op, Vertex, VertexId};
 
+use super::context::context_vertex;
 use super::environment::Environment;
 use super::name::Names;
 use super::state::{Once, StageState};
@@ -17,7 +15,7 @@ use super::{Lowering, path};
 use crate::check;
 use crate::git_address::GitAddress;
 use crate::image_config::ImageConfig;
-use crate::options::{BuildContext, NamedContext};
+use crate::options::NamedContext;
 use crate::stage::{Base, BaseName, StageIndex};
 
 impl Lowering<'_> {
@@ -120,51 +118,12 @@ impl Lowering<'_> {
 
     /// A vertex that no line asks for.
     pub(super) fn internal(&mut self, op: Op, name: &str, inputs: &[VertexId]) -> VertexId {
-        let vertex = Vertex { op, name: name.to_owned(), span: None, ignore_cache: false };
-        self.graph.add(vertex, inputs)
+        self.graph.add(Vertex::internal(op, name), inputs)
     }
 
     /// The tree that COPY and ADD copy from.
     pub(super) fn context(&mut self) -> VertexId {
-        let options = self.options;
-        match &options.context {
-            BuildContext::Folder { ignore } => {
-                let op = ContextOp { name: "context".into(), ignore: ignore.clone() };
-                self.internal(Op::Context(op), "[internal] load build context", &[])
-            }
-            BuildContext::Git(address) => {
-                let mut op = git_op(address);
-                op.keep_git_dir |= options.keep_git_dir();
-                let name = format!("[internal] load git source {}", shown_address(address));
-                self.internal(Op::Git(op), &name, &[])
-            }
-            BuildContext::Archive(url) => {
-                let name = format!("[internal] load remote build context {url}");
-                self.archive(url, &name)
-            }
-        }
-    }
-
-    /// What an archive behind an address unpacks to.
-    fn archive(&mut self, url: &str, name: &str) -> VertexId {
-        let file = HttpOp { url: url.to_owned(), filename: "context".into(), checksum: None };
-        let file = self.internal(Op::Http(file), name, &[]);
-        let scratch = self.scratch();
-        let unpack = CopyAction {
-            from: CopySource::Input(1),
-            sources: vec!["/context".into()],
-            destination: "/".into(),
-            owner: None,
-            mode: None,
-            exclude: Vec::new(),
-            parents: false,
-            unpack: true,
-            wildcards: false,
-            replace_symlinks: false,
-            times: None,
-        };
-        let op = Op::File(FileOp { actions: vec![FileAction::Copy(unpack)] });
-        self.internal(op, "[internal] unpack remote build context", &[scratch, file])
+        context_vertex(self.options, self.graph)
     }
 
     fn named_context(&mut self, name: &str, context: &NamedContext) -> VertexId {
@@ -216,7 +175,7 @@ pub(super) fn git_op(address: &GitAddress) -> GitOp {
     }
 }
 
-fn shown_address(address: &GitAddress) -> String {
+pub(super) fn shown_address(address: &GitAddress) -> String {
     let reference = address.reference.as_deref().unwrap_or_default();
     match &address.subdir {
         None if reference.is_empty() => address.remote.clone(),
