@@ -134,7 +134,7 @@ impl Worker {
     }
 
     /// The bytes of a secret, or `None` when it was not given and the step can do without.
-    fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, Cause> {
+    pub(crate) fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, Cause> {
         let missing =
             || if required { Err(Cause::SecretMissing { id: id.into() }) } else { Ok(None) };
         let data = match self.surroundings.secrets.get(id) {

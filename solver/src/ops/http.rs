@@ -1,21 +1,194 @@
-//! Sources that are fetched by http.
+//! Files by http(s): a tree that holds one file, mode 0600, with the server's time of its last
+//! change, as BuildKit has it (source/http/source.go).
+//!
+//! With `--checksum` a known file is taken without asking anybody. Otherwise the server is asked
+//! each time whether the file is still the one it sent; what it said of it is remembered in the
+//! index. Two addresses with the same bytes have two trees, since the file's name is in them.
+
+use std::path::PathBuf;
+
+use rbuild_cache::digest::{CacheKey, Digest};
+use rbuild_cache::metadata::{self, Timestamp};
+use rbuild_cache::snapshot::{Draft, Snapshot, SnapshotId};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Cause;
-use crate::graph::HttpOp;
-use crate::ops::{Work, Worker};
+use crate::graph::{HttpOp, Op};
+use crate::http_source::{Fetched, HttpSourceError, Validators};
+use crate::key::{self, InputDigest};
+use crate::ops::{Work, Worker, blocking};
+use crate::single_flight;
 use crate::tree::Tree;
+
+/// The kind of memo that holds what servers said of their files.
+const MEMO: &str = "http";
 
 /// Why a source could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Not there yet.
-    #[error("sources by http are not there yet")]
-    NotYet,
+    /// The name that the file should have is no name.
+    #[error("`{0}` cannot be the name of a file")]
+    Name(String),
+    /// The server sent something else than `--checksum` says.
+    #[error("digest mismatch {found} (expected: {expected})")]
+    Checksum {
+        /// The digest of what came.
+        found: Digest,
+        /// What it should have been.
+        expected: Digest,
+    },
+    /// The server says that nothing changed since a file that nobody asked about.
+    #[error("the server answered `{0}` with \"not modified\", unasked")]
+    NotModified(String),
+    /// The file could not be fetched.
+    #[error(transparent)]
+    Source(#[from] HttpSourceError),
+}
+
+/// What is remembered of an address.
+#[derive(Serialize, Deserialize)]
+struct Memo {
+    etag: Option<String>,
+    last_modified: Option<String>,
+    digest: Digest,
+    modified: Option<i64>,
 }
 
 impl Worker {
     /// The tree of `op`.
-    pub(crate) async fn http(&self, _work: &Work<'_>, _op: &HttpOp) -> Result<Tree, Cause> {
-        Err(HttpError::NotYet.into())
+    pub(crate) async fn http(&self, work: &Work<'_>, op: &HttpOp) -> Result<Tree, Cause> {
+        check_name(&op.filename)?;
+        if let Some(checksum) = op.checksum {
+            // Whatever time the server gives it: the bytes are what was asked for.
+            if let Some(snapshot) = self.known(work, &pinned_key(op, checksum))? {
+                Self::hit(work);
+                return Ok(Tree::default().with(snapshot));
+            }
+        }
+        let address = key::definition(&Op::Http(HttpOp { checksum: None, ..op.clone() }), &[]);
+        let _flight = single_flight::lock(self.surroundings.state.locks(), &address).await?;
+        let known = self.remembered(work, op)?;
+        let draft = self.surroundings.state.snapshots().draft().map_err(Cause::state)?;
+        let path = draft.folder().join(&op.filename);
+        let validators = known.as_ref().map(|(validators, _)| validators);
+        let source = &self.surroundings.http;
+        let fetched = source.fetch(&op.url, validators, &path, &work.task).await;
+        match (fetched.map_err(HttpError::from)?, known) {
+            (Fetched::NotModified, Some((_, snapshot))) => {
+                Self::hit(work);
+                Ok(Tree::default().with(snapshot))
+            }
+            (Fetched::NotModified, None) => Err(HttpError::NotModified(op.url.clone()).into()),
+            (Fetched::Body { digest, modified, validators, .. }, _) => {
+                if let Some(expected) = op.checksum.filter(|expected| *expected != digest) {
+                    return Err(HttpError::Checksum { found: digest, expected }.into());
+                }
+                let memo = Memo {
+                    etag: validators.etag,
+                    last_modified: validators.last_modified,
+                    digest,
+                    modified,
+                };
+                let snapshot = self.keep_file(work, op, draft, path, memo).await?;
+                Ok(Tree::default().with(snapshot))
+            }
+        }
+    }
+
+    /// What is known of the address, and the tree that came of it, if it is still there.
+    fn remembered(
+        &self,
+        work: &Work<'_>,
+        op: &HttpOp,
+    ) -> Result<Option<(Validators, Snapshot)>, Cause> {
+        let index = self.surroundings.state.index();
+        let memo = index.recall(MEMO, op.url.as_bytes()).map_err(Cause::state)?;
+        let Some(memo) = memo.and_then(|memo| serde_json::from_slice::<Memo>(&memo).ok()) else {
+            return Ok(None);
+        };
+        let wanted = op.checksum.is_none_or(|checksum| checksum == memo.digest);
+        if !wanted || (memo.etag.is_none() && memo.last_modified.is_none()) {
+            return Ok(None);
+        }
+        let snapshot = self.known(work, &file_key(op, memo.digest, memo.modified))?;
+        let validators = Validators { etag: memo.etag, last_modified: memo.last_modified };
+        Ok(snapshot.map(|snapshot| (validators, snapshot)))
+    }
+
+    /// Commits the file that was fetched to `path`, and remembers what was said of it.
+    async fn keep_file(
+        &self,
+        work: &Work<'_>,
+        op: &HttpOp,
+        draft: Draft,
+        path: PathBuf,
+        memo: Memo,
+    ) -> Result<Snapshot, Cause> {
+        let state = self.surroundings.state.clone();
+        let name = op.filename.clone();
+        let (digest, modified) = (memo.digest, memo.modified);
+        let snapshot = blocking(move || {
+            let file = fs_err::File::open(path).map_err(Cause::state)?;
+            metadata::set_owner_and_mode(file.file(), 0, 0, 0o600).map_err(Cause::state)?;
+            // The epoch where the server says nothing, as BuildKit does it.
+            let time = Timestamp::from_seconds(modified.unwrap_or(0));
+            metadata::set_modified(file.file(), time).map_err(Cause::state)?;
+            draft.know(name, digest);
+            state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
+        })
+        .await?;
+        let keys = vec![file_key(op, digest, modified), pinned_key(op, digest)];
+        self.record(work, keys, &snapshot, &[InputDigest::Content(digest)]).await?;
+        let memo = serde_json::to_vec(&memo).expect("a memo is plain data");
+        let index = self.surroundings.state.index();
+        index.remember(MEMO, op.url.as_bytes(), &memo).map_err(Cause::state)?;
+        Ok(snapshot)
+    }
+}
+
+/// The key of the file with these bytes and this time.
+fn file_key(op: &HttpOp, digest: Digest, modified: Option<i64>) -> CacheKey {
+    let op = Op::Http(HttpOp { checksum: None, ..op.clone() });
+    let time = Digest::of(modified.unwrap_or(0).to_le_bytes());
+    key::content(&op, &[InputDigest::Content(digest), InputDigest::Content(time)])
+}
+
+/// The key of the file with these bytes, whatever its time.
+fn pinned_key(op: &HttpOp, digest: Digest) -> CacheKey {
+    let op = Op::Http(HttpOp { checksum: Some(digest), ..op.clone() });
+    key::content(&op, &[])
+}
+
+fn check_name(name: &str) -> Result<(), HttpError> {
+    let wrong = matches!(name, "" | "." | "..") || name.contains(['/', '\0']) || name.len() > 255;
+    if wrong { Err(HttpError::Name(name.to_owned())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_component() {
+        let check = |name: &str, good| assert_eq!(check_name(name).is_ok(), good, "{name}");
+        check("file.tar.gz", true);
+        check("..file", true);
+        for name in ["", ".", "..", "a/b", "/a", "a\0"] {
+            check(name, false);
+        }
+        check(&"x".repeat(256), false);
+    }
+
+    #[test]
+    fn keys_tell_bytes_times_and_addresses_apart() {
+        let op = |url: &str| HttpOp { url: url.into(), filename: "f".into(), checksum: None };
+        let (a, b) = (Digest::of("a"), Digest::of("b"));
+        let key = file_key(&op("http://x/f"), a, Some(1));
+        assert_eq!(key, file_key(&op("http://x/f"), a, Some(1)));
+        assert_ne!(key, file_key(&op("http://x/f"), b, Some(1)));
+        assert_ne!(key, file_key(&op("http://x/f"), a, Some(2)));
+        assert_ne!(key, file_key(&op("http://y/f"), a, Some(1)));
+        let checked = HttpOp { checksum: Some(a), ..op("http://x/f") };
+        assert_eq!(pinned_key(&checked, a), pinned_key(&op("http://x/f"), a));
     }
 }
