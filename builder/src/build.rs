@@ -26,6 +26,7 @@ use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
 use rbuild_solver::tree::{Tree, TreeLayer};
 
 use crate::context::Contexts;
+use crate::epoch;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::http::HttpFiles;
 use crate::image_source::{Images, ResolveMode};
@@ -160,14 +161,9 @@ impl<'a> Session<'a> {
     ) -> Result<Resolved, BuildError> {
         let source = &dockerfile.source;
         let wrong = |diagnostics: Diagnostics| BuildError::dockerfile(&diagnostics.0, source);
-        match rbuild_frontend::epoch(dockerfile, options).map_err(wrong)? {
-            EpochSource::None | EpochSource::At(_) => {}
-            EpochSource::Git(_) | EpochSource::Http(_) => {
-                let what = "SOURCE_DATE_EPOCH taken from a source".to_owned();
-                return Err(UsageError::NotYet(what).into());
-            }
-        }
+        let epoch = self.epoch(rbuild_frontend::epoch(dockerfile, options).map_err(wrong)?);
         let mut resolved = Resolved::default();
+        resolved.epoch = epoch.await?;
         loop {
             let missing =
                 rbuild_frontend::base_images(dockerfile, options, &resolved).map_err(wrong)?;
@@ -180,6 +176,28 @@ impl<'a> Session<'a> {
             }));
             for (image, found) in missing.iter().zip(found.await?) {
                 resolved.insert(image.name.clone(), image.platform.clone(), found);
+            }
+        }
+    }
+
+    /// The epoch, where it is the time of something that must be looked at.
+    async fn epoch(&self, source: EpochSource) -> Result<Option<i64>, BuildError> {
+        match source {
+            // The frontend knows these.
+            EpochSource::None | EpochSource::At(_) => Ok(None),
+            EpochSource::Http(op) => {
+                let task = self.reporter.start("[internal] resolve SOURCE_DATE_EPOCH");
+                let http = HttpFiles::new(self.registry.clone());
+                let found = epoch::of_file(&op, &http, &self.state, &task).await;
+                task.tell(match &found {
+                    Ok(_) => EventKind::Finished,
+                    Err(error) => EventKind::Failed { message: error.to_string() },
+                });
+                found.map_err(|error| BuildError::failed(&error))
+            }
+            EpochSource::Git(_) => {
+                let what = "SOURCE_DATE_EPOCH taken from a git repository".to_owned();
+                Err(UsageError::NotYet(what).into())
             }
         }
     }
