@@ -16,6 +16,7 @@
 mod file_system;
 mod message;
 mod mount_point;
+mod network;
 mod process;
 mod server;
 mod stubs;
@@ -44,7 +45,7 @@ use tokio::net::unix::pipe;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
 
-use self::message::{OrFail, Report, Request};
+use self::message::{OrFail, Report, Request, Start};
 use self::stubs::Stubs;
 use super::{ExitStatus, OutputSink, ProcessSpec, Sandbox, SandboxError};
 
@@ -73,17 +74,17 @@ impl Namespaces {
     }
 
     /// Sends a request to the server, which is started when this is the first.
-    fn request(&self, descriptors: &[OwnedFd; 4]) -> Result<(), SandboxError> {
+    fn request(&self, start: &Start, descriptors: &[OwnedFd; 4]) -> Result<(), SandboxError> {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let descriptors = descriptors.each_ref().map(AsFd::as_fd);
         if let Some(server) = &*server
-            && message::send(server.socket.as_fd(), &(), &descriptors).is_ok()
+            && message::send(server.socket.as_fd(), start, &descriptors).is_ok()
         {
             return Ok(());
         }
         // There is none yet, or somebody has killed it.
         let server = server.insert(Server::start().or_fail(|| "cannot start the sandbox")?);
-        message::send(server.socket.as_fd(), &(), &descriptors)
+        message::send(server.socket.as_fd(), start, &descriptors)
             .or_fail(|| "cannot reach the sandbox")?;
         Ok(())
     }
@@ -97,6 +98,7 @@ impl Sandbox for Namespaces {
         output: OutputSink,
     ) -> Result<ExitStatus, SandboxError> {
         let stubs = self.stubs.folder_for(&process)?;
+        let start = Start { network: process.network };
         let request = message::write_to_memory(&Request { process, stubs: Some(stubs) })
             .or_fail(|| "cannot write the step's data")?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).or_fail(|| "cannot make a pipe");
@@ -105,7 +107,7 @@ impl Sandbox for Namespaces {
         let (control, control_inside) =
             message::socket_pair().or_fail(|| "cannot make a socket")?;
         let mut running = Running::new(control).or_fail(|| "cannot wait for a step")?;
-        self.request(&[request, stdout_inside, stderr_inside, control_inside])?;
+        self.request(&start, &[request, stdout_inside, stderr_inside, control_inside])?;
         let mut stdout = Stream::new(1, stdout).or_fail(|| "cannot read from a pipe")?;
         let mut stderr = Stream::new(2, stderr).or_fail(|| "cannot read from a pipe")?;
         let report = loop {

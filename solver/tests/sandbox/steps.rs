@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("devices_are_those_of_every_machine", devices_are_those_of_every_machine),
     ("only_proc_and_sys_are_left_behind", only_proc_and_sys_are_left_behind),
     ("no_network_is_loopback_only", no_network_is_loopback_only),
+    ("the_default_network_is_its_own", the_default_network_is_its_own),
     ("steps_are_fast", steps_are_fast),
 ];
 
@@ -70,6 +71,48 @@ fn no_network_is_loopback_only() {
         .shell("ip -o link | cut -d: -f2 | head -1; ip -o addr show dev lo | grep -c 127.0.0.1");
     process.network = NetworkMode::None;
     assert_eq!(fixture.run(process).success(), " lo\n1");
+}
+
+/// A server on the host's loopback cannot be reached, one name server can, and steps share the
+/// network.
+fn the_default_network_is_its_own() {
+    if !["/usr/bin/pasta", "/usr/bin/slirp4netns"].iter().any(|path| fs_err::exists(path).unwrap())
+    {
+        println!("    neither pasta nor slirp4netns is installed");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let fixture = Fixture::new();
+    let run = |script: &str| {
+        let mut process = fixture.shell(script);
+        process.network = NetworkMode::Default;
+        process.resolv_conf = b"nameserver 127.0.0.53\n".to_vec();
+        let start = std::time::Instant::now();
+        let outcome = fixture.run(process);
+        println!("    {} ms {}", start.elapsed().as_millis(), outcome.stderr.trim());
+        outcome
+    };
+    let outcome =
+        run("readlink /proc/self/ns/net; ip -o link show eth0 | grep -c UP; cat /etc/resolv.conf");
+    if outcome.stderr.contains("steps use the network of this machine") {
+        println!("    this machine reaches nothing");
+        return;
+    }
+    let lines: Vec<_> = outcome.stdout.lines().map(ToOwned::to_owned).collect();
+    let host = fs_err::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(lines[0], host.to_str().unwrap());
+    assert_eq!(lines[1], "1");
+    assert!(
+        ["nameserver 169.254.1.53", "nameserver 10.0.2.3"].contains(&lines[2].as_str()),
+        "{lines:?}"
+    );
+    assert_eq!(run("readlink /proc/self/ns/net").success(), lines[0]);
+    let gateway = "$(ip route | awk '/^default/ {print $3}')";
+    let script = format!(
+        "for a in 127.0.0.1 {gateway}; do echo x | nc -w 1 $a {port} && echo reached $a; done; true"
+    );
+    assert_eq!(run(&script).success(), "");
 }
 
 fn steps_are_fast() {

@@ -17,9 +17,17 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::graph::NetworkMode;
 use crate::sandbox::{ExitStatus, ProcessSpec, SandboxError};
 
-/// What the server is told for each step, with the descriptors of [`request_descriptors`].
+/// What the server is told for each step, with [`RequestDescriptors`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Start {
+    /// Which network the step needs.
+    pub(super) network: NetworkMode,
+}
+
+/// What the step's supervisor reads.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     /// The command.
@@ -28,7 +36,7 @@ pub(super) struct Request {
     pub(super) stubs: Option<PathBuf>,
 }
 
-/// The descriptors that go with a request.
+/// The descriptors that go with [`Start`].
 pub(super) struct RequestDescriptors {
     /// Where the [`Request`] can be read.
     pub(super) request: OwnedFd,

@@ -20,9 +20,11 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
 use super::file_system;
-use super::message::{self, Failure, OrFail, Report, RequestDescriptors};
+use super::message::{self, Failure, OrFail, Report, RequestDescriptors, Start};
+use super::network::Network;
 use super::supervisor::supervise;
 use super::syscalls::{self, Cloned};
+use crate::graph::NetworkMode;
 use crate::sandbox::seccomp;
 
 /// The first argument that makes rbuild a sandbox server.
@@ -94,15 +96,31 @@ fn serve(ready: Result<(), Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     syscalls::forget_children();
     let filter = seccomp::default_filter();
-    while let Some(((), descriptors)) = message::receive::<()>(&socket)? {
+    let mut network = None;
+    let mut told = false;
+    while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
+        if start.network == NetworkMode::Default
+            && ready.is_ok()
+            && !network.as_ref().is_some_and(Network::is_alive)
+        {
+            network = Some(Network::start());
+        }
+        if let Some(Network::Host(why)) = &network
+            && start.network == NetworkMode::Default
+            && !std::mem::replace(&mut told, true)
+        {
+            let line = format!("rbuild: {why}: steps use the network of this machine\n");
+            // A step that cannot be told cannot tell either.
+            let _ = rustix::io::write(&descriptors.stderr, line.as_bytes());
+        }
         let started = ready.clone().and_then(|()| {
             syscalls::clone_process(UnshareFlags::NEWPID)
                 .or_fail(|| "cannot start a step")
                 .map_err(hint_at_privileges)
         });
         match started {
-            Ok(Cloned::Child) => supervise_alone(socket, descriptors, &filter),
+            Ok(Cloned::Child) => supervise_alone(socket, descriptors, &filter, network.as_ref()),
             Ok(Cloned::Parent(_)) => {}
             Err(failure) => {
                 // When nobody listens any more, nobody wants to know.
@@ -117,9 +135,10 @@ fn supervise_alone(
     socket: OwnedFd,
     descriptors: RequestDescriptors,
     filter: &[libc::sock_filter],
+    network: Option<&Network>,
 ) -> ! {
     drop(socket);
-    supervise(descriptors, filter);
+    supervise(descriptors, filter, network);
     std::process::exit(0)
 }
 

@@ -15,6 +15,7 @@ use super::message::{
     self, Failure, OrFail, Report, Request, RequestDescriptors, read_from_memory, socket_pair,
 };
 use super::mount_point::{self, Stub};
+use super::network::Network;
 use super::syscalls::{self, Cloned};
 use super::{process, tree};
 use crate::graph::NetworkMode;
@@ -30,10 +31,14 @@ enum Word {
 }
 
 /// Runs one step to its end and reports on it.
-pub(super) fn supervise(descriptors: RequestDescriptors, filter: &[libc::sock_filter]) {
+pub(super) fn supervise(
+    descriptors: RequestDescriptors,
+    filter: &[libc::sock_filter],
+    network: Option<&Network>,
+) {
     let RequestDescriptors { request, stdout, stderr, control } = descriptors;
-    let report =
-        run(request, stdout, stderr, control.as_fd(), filter).unwrap_or_else(Report::Failed);
+    let report = run(request, stdout, stderr, control.as_fd(), filter, network)
+        .unwrap_or_else(Report::Failed);
     // When nobody listens any more, nobody wants to know.
     let _ = message::send(control.as_fd(), &report, &[]);
 }
@@ -44,12 +49,21 @@ fn run(
     stderr: OwnedFd,
     control: BorrowedFd<'_>,
     filter: &[libc::sock_filter],
+    network: Option<&Network>,
 ) -> Result<Report, Failure> {
     // The server's end takes this process with it, and so the step.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .or_fail(|| "cannot tie the step to rbuild")?;
     syscalls::reset_signals();
-    let request: Request = read_from_memory(request).or_fail(|| "cannot read the step's data")?;
+    let mut request: Request =
+        read_from_memory(request).or_fail(|| "cannot read the step's data")?;
+    if let Some(Network::Own(network)) = network
+        && request.process.network == NetworkMode::Default
+    {
+        // The step's process comes after, and `/sys` shows the network of who mounts it.
+        network.enter().or_fail(|| "cannot enter the network")?;
+        request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
+    }
     let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
     let namespaces = namespaces(request.process.network);
     match syscalls::clone_process(namespaces).or_fail(|| "cannot make namespaces for a step")? {
