@@ -134,7 +134,7 @@ fn draw(mut renderer: Box<dyn Renderer>, messages: &Receiver<Message>) {
 /// The renderer that `settings` name, writing to `out`.
 fn renderer(settings: &Settings, out: Box<dyn Write + Send>) -> Box<dyn Renderer> {
     match settings.progress {
-        ProgressMode::Tty => Box::new(tty::Tty::new(settings.colors, settings.unicode)),
+        ProgressMode::Tty => Box::new(tty::Tty::new(out, settings.colors, settings.unicode)),
         ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(out)),
         ProgressMode::RawJson => Box::new(json::RawJson::new(out, settings.now)),
         ProgressMode::Quiet => Box::new(quiet::Quiet),

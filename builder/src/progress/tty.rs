@@ -1,13 +1,15 @@
 //! `--progress=tty`: a live view. What has ended stands above, a line each, and stays; what runs
 //! stands below with its time, its last lines and its transfers, and is drawn again on each tick.
 //!
-//! indicatif puts the lines on the terminal (it knows how to draw over what it drew, whatever the
-//! width); [`live_lines`] and [`ended_line`] say what stands in them, and know nothing of terminals.
+//! [`live_lines`] and [`ended_line`] say what stands in the lines, and know nothing of terminals;
+//! [`Screen`] puts them there. It is not indicatif, since that fills lines up to the edge and counts
+//! on the terminal's wrapping: the `^C` that the terminal writes when the user interrupts then
+//! shifts everything, and a line of the old picture stays.
 
+use std::io::Write;
 use std::time::Duration;
 
-use console::{measure_text_width, truncate_str};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::{Term, measure_text_width, truncate_str};
 use rbuild_solver::progress::Event;
 
 use super::board::{Board, Ended, How, Part, Task};
@@ -16,7 +18,7 @@ use super::{End, Renderer, bytes, seconds};
 /// Draws a live view on stderr.
 pub(super) struct Tty {
     board: Board,
-    bar: ProgressBar,
+    screen: Screen,
     style: Style,
     frame: usize,
 }
@@ -37,22 +39,14 @@ struct Size {
 
 impl Tty {
     /// Draws in colours, and with signs that ASCII lacks, or without.
-    pub(super) fn new(colors: bool, unicode: bool) -> Self {
-        // Ticks come 8 times a second; what they draw is drawn, so indicatif's own limit is above.
-        let target = ProgressDrawTarget::stderr_with_hz(20);
-        let style = ProgressStyle::with_template("{msg}").expect("it is one known placeholder");
-        let bar = ProgressBar::with_draw_target(None, target).with_style(style);
-        Self { board: Board::default(), bar, style: Style { colors, unicode }, frame: 0 }
+    pub(super) fn new(out: Box<dyn Write + Send>, colors: bool, unicode: bool) -> Self {
+        let screen = Screen { out, live: Vec::new() };
+        Self { board: Board::default(), screen, style: Style { colors, unicode }, frame: 0 }
     }
 
-    fn print_ended(&mut self, columns: usize) {
+    fn ended_lines(&mut self, columns: usize) -> Vec<String> {
         let ended = self.board.take_ended();
-        if ended.is_empty() {
-            return;
-        }
-        let lines: Vec<String> =
-            ended.iter().map(|ended| ended_line(ended, columns, self.style)).collect();
-        self.bar.println(lines.join("\n"));
+        ended.iter().map(|ended| ended_line(ended, columns, self.style)).collect()
     }
 }
 
@@ -64,26 +58,54 @@ impl Renderer for Tty {
     fn tick(&mut self, now: Duration) {
         let size = Size::of_terminal();
         self.frame += 1;
-        self.print_ended(size.columns);
-        self.bar.set_message(live_lines(&self.board, now, size, self.frame, self.style).join("\n"));
+        let ended = self.ended_lines(size.columns);
+        let live = live_lines(&self.board, now, size, self.frame, self.style);
+        self.screen.draw(&ended, live, size);
     }
 
     fn finish(&mut self, end: End, now: Duration) {
-        self.print_ended(Size::of_terminal().columns);
-        let total = total_line(&self.board, now, Some(end), self.style);
-        self.bar.println(total);
-        self.bar.finish_and_clear();
+        let size = Size::of_terminal();
+        let mut ended = self.ended_lines(size.columns);
+        ended.push(total_line(&self.board, now, Some(end), self.style));
+        self.screen.draw(&ended, Vec::new(), size);
+    }
+}
+
+/// The terminal: lines that stay, and below them lines that are drawn over. The cursor always
+/// stands at the beginning of the line behind the last one, where the terminal's own `^C` does no
+/// harm.
+struct Screen {
+    out: Box<dyn Write + Send>,
+    /// What stands there to be drawn over.
+    live: Vec<String>,
+}
+
+impl Screen {
+    /// Draws in one piece, so that nothing flickers.
+    fn draw(&mut self, stay: &[String], live: Vec<String>, size: Size) {
+        let mut text = String::new();
+        // A terminal that became narrower has wrapped what stood there.
+        let rows = |line: &String| measure_text_width(line).div_ceil(size.columns.max(1)).max(1);
+        let above: usize = self.live.iter().map(rows).sum();
+        text.push('\r');
+        if above > 0 {
+            text.push_str(&format!("\x1b[{above}A"));
+        }
+        text.push_str("\x1b[J");
+        for line in stay.iter().chain(&live) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        self.live = live;
+        // A terminal that went away is no reason to stop; SIGHUP tells when it is meant so.
+        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }
 
 impl Size {
     fn of_terminal() -> Self {
-        let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
-        let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
-        size.map_or(Self { columns: 80, rows: 24 }, |size| Self {
-            columns: size.ws_col.into(),
-            rows: size.ws_row.into(),
-        })
+        let (rows, columns) = Term::stderr().size();
+        Self { columns: columns.into(), rows: rows.into() }
     }
 }
 
@@ -405,6 +427,19 @@ mod tests {
           3.2s · 3 done · 1 cached · 2 running
         ✔ built in 3.2s · 3 done · 1 cached
         "#);
+    }
+
+    #[test]
+    fn only_what_is_live_is_drawn_over() {
+        let paper = super::super::tests::Paper::default();
+        let mut screen = Screen { out: Box::new(paper.clone()), live: Vec::new() };
+        let size = Size { columns: 10, rows: 24 };
+        screen.draw(&["stays".into()], vec!["one".into(), "two".into()], size);
+        // The second line has meanwhile been wrapped.
+        screen.draw(&[], vec!["three".into()], Size { columns: 2, rows: 24 });
+        screen.draw(&["ends".into()], Vec::new(), size);
+        let expected = "\r\x1b[Jstays\none\ntwo\n\r\x1b[4A\x1b[Jthree\n\r\x1b[1A\x1b[Jends\n";
+        assert_eq!(paper.text(), expected);
     }
 
     #[test]
