@@ -23,7 +23,7 @@ pub enum Document {
     /// Several images.
     Index(Index),
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 /// Says what is wrong with an image's documents.
@@ -120,7 +120,7 @@ pub async fn manifest_for(
     for _ in 0..=DEEPEST {
         let bytes = source.document(&descriptor).await?;
         match parse(&descriptor, &bytes).map_err(|e| of(name, &e))? {
-            Document::Manifest(manifest) => return Ok((descriptor, manifest)),
+            Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
             Document::Index(index) => {
                 descriptor = choose(&index.manifests, platform).map_err(|e| of(name, &e))?.clone();
             }
@@ -260,11 +260,11 @@ mod tests {
     use super::*;
 
     fn index(platforms: &[Option<&str>]) -> Vec<Descriptor> {
-        let entry = |(n, platform): (usize, &Option<&str>)| Descriptor {
+        let entry = |(n, platform): (usize, Option<&str>)| Descriptor {
             platform: platform.map(|platform| platform.parse().unwrap()),
             ..Descriptor::of(MediaType::OciManifest, n.to_string().as_bytes())
         };
-        platforms.iter().enumerate().map(entry).collect()
+        platforms.iter().copied().enumerate().map(entry).collect()
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl Shared {
                 (status, headers, body, None)
             }
             Some(Reply::Silence) => {
-                std::thread::sleep(Duration::from_secs(120));
+                std::thread::sleep(Duration::from_mins(2));
                 return Ok(());
             }
             Some(Reply::Reset) => unreachable!("it was handled above"),

@@ -1,7 +1,7 @@
 //! The registry client by itself, against real registries: what it pushes `oci-client` pulls and
 //! back, over each kind of access.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -412,7 +412,7 @@ async fn by_digest_alone_no_tag_is_made() {
     let made = side.make("x", &layers());
     let content: PushContent = image_transfer::content(&side.images, &made).unwrap();
     let source: Arc<dyn BlobSource> =
-        Arc::new(image_transfer::StoredBlobs::new(side.images.clone(), Default::default()));
+        Arc::new(image_transfer::StoredBlobs::new(side.images.clone(), HashMap::new()));
     let image = registry.image("untagged").parse().unwrap();
     let pusher = side.images.registry().pusher();
     pusher.push(&image, Naming::Digest, &content, &source, &task()).await.unwrap();

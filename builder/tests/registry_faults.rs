@@ -97,11 +97,11 @@ async fn resuming_trusts_only_the_range_that_was_asked_for() {
         ranged.then(|| Reply::Answer { status: 206, headers, body: b"wrong".to_vec() })
     };
     borne("another range", wrong_range).await;
-    let ignored = Arc::new(Mutex::new(None));
+    let itself = Arc::new(Mutex::new(None));
     let ignores = {
-        let blobs = Arc::clone(&ignored);
+        let itself = Arc::clone(&itself);
         move |asked: &Asked| {
-            let registry: Option<FaultyRegistry> = blobs.lock().unwrap().clone();
+            let registry: Option<FaultyRegistry> = itself.lock().unwrap().clone();
             if !asked.is_blob() || !asked.headers.contains_key("range") {
                 return None;
             }
@@ -110,7 +110,7 @@ async fn resuming_trusts_only_the_range_that_was_asked_for() {
         }
     };
     let registry = FaultyRegistry::start(ignores);
-    *ignored.lock().unwrap() = Some(registry.clone());
+    *itself.lock().unwrap() = Some(registry.clone());
     registry.put("app:v1", &layers());
     let side = side();
     let pulled = side.pull(&registry.image("app:v1")).await.unwrap();

@@ -135,7 +135,7 @@ impl Authenticator {
             },
             Challenge::Bearer { realm, service, scopes: mut wanted } => {
                 wanted.extend(scopes.iter().map(Scope::to_string));
-                let wanted: Vec<String> = without_the_lesser(wanted);
+                let wanted: Vec<String> = without_the_lesser(&wanted);
                 let cell = self.token_cell(&endpoint.host, scopes);
                 let token = cell
                     .get_or_try_init(|| async {
@@ -393,7 +393,7 @@ fn challenge_in(headers: &HeaderMap) -> Option<Challenge> {
 }
 
 /// Leaves out `…:pull` where `…:pull,push` is wanted too.
-fn without_the_lesser(scopes: BTreeSet<String>) -> Vec<String> {
+fn without_the_lesser(scopes: &BTreeSet<String>) -> Vec<String> {
     let has_greater = |scope: &String| {
         scope.strip_suffix(":pull").is_some_and(|s| scopes.contains(&format!("{s}:pull,push")))
     };
@@ -449,7 +449,7 @@ mod tests {
     #[test]
     fn asks_for_the_greater_scope_only() {
         let scopes = [Scope::pull("a"), Scope::push("a"), Scope::pull("b")];
-        let wanted = without_the_lesser(scopes.iter().map(Scope::to_string).collect());
+        let wanted = without_the_lesser(&scopes.iter().map(Scope::to_string).collect());
         assert_eq!(wanted, ["repository:a:pull,push", "repository:b:pull"]);
     }
 }

@@ -150,11 +150,8 @@ pub async fn exchange(
         if left.is_zero() {
             return Err(Cause::Stalled(patience));
         }
-        match tokio::time::timeout(left, &mut answer).await {
-            Ok(result) => {
-                return result.map_err(|e| sent.fault().unwrap_or_else(|| cause_of(&e)));
-            }
-            Err(_) => continue,
+        if let Ok(result) = tokio::time::timeout(left, &mut answer).await {
+            return result.map_err(|e| sent.fault().unwrap_or_else(|| cause_of(&e)));
         }
     }
 }

@@ -162,8 +162,8 @@ impl Credentials {
                 Credential::Password { username, password } => (username.clone(), password.clone()),
                 Credential::IdentityToken(token) => ("<token>".to_owned(), token.clone()),
             };
-            let input = serde_json::to_vec(&HelperAnswer { server: key, username, secret })
-                .expect("three strings are JSON");
+            let answer = HelperAnswer { server: key, username, secret };
+            let input = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
             self.run_helper(&helper, "store", &input).await?;
             return Ok(format!("docker-credential-{helper}"));
         }

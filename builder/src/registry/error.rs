@@ -31,7 +31,7 @@ pub struct Failure {
     pub host: String,
     /// What went wrong.
     #[source]
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 /// What can go wrong with a host.
@@ -118,7 +118,7 @@ pub enum Cause {
 impl Cause {
     /// Names the host behind it.
     pub fn at(self, host: &str) -> Failure {
-        Failure { host: host.to_owned(), cause: self }
+        Failure { host: host.to_owned(), cause: Box::new(self) }
     }
 
     /// Whether doing the same again may help.
@@ -174,7 +174,7 @@ impl RegistryError {
     /// stand in.
     pub fn is_unreachable(&self) -> bool {
         matches!(
-            self.failure.cause,
+            *self.failure.cause,
             Cause::Unreachable(_) | Cause::Connection(_) | Cause::Stalled(_)
         )
     }
@@ -187,5 +187,10 @@ impl From<RegistryError> for ImageSourceError {
 }
 
 fn also(mirrors: &[Failure]) -> String {
-    mirrors.iter().map(|failure| format!("; before, mirror {failure}")).collect()
+    let mut text = String::new();
+    for failure in mirrors {
+        text.push_str("; before, mirror ");
+        text.push_str(&failure.to_string());
+    }
+    text
 }

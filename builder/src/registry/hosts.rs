@@ -162,8 +162,7 @@ impl Hosts {
         }
         for path in &settings.docker_daemon {
             let Some(text) = read(path, false)? else { continue };
-            let file: DockerFile =
-                serde_json::from_str(&text).map_err(|e| syntax(path, e.to_string()))?;
+            let file: DockerFile = serde_json::from_str(&text).map_err(|e| syntax(path, &e))?;
             hosts.docker_mirrors.extend(file.mirrors);
             hosts.docker_insecure.extend(file.insecure);
         }
@@ -346,14 +345,13 @@ fn rewrite(prefix: &str, location: &str, image: &ImageRef) -> String {
 }
 
 fn hosts_of_own_file(path: &Path, text: &str) -> Result<BTreeMap<String, OwnRegistry>, HostsError> {
-    let file: OwnFile = toml::from_str(text).map_err(|e| syntax(path, e.to_string()))?;
+    let file: OwnFile = toml::from_str(text).map_err(|e| syntax(path, &e))?;
     Ok(file.registry)
 }
 
 fn podman_rules(path: &Path, text: &str) -> Result<Vec<PodmanRegistry>, HostsError> {
-    let parse = |path: &Path, text: &str| {
-        toml::from_str::<PodmanFile>(text).map_err(|e| syntax(path, e.to_string()))
-    };
+    let parse =
+        |path: &Path, text: &str| toml::from_str::<PodmanFile>(text).map_err(|e| syntax(path, &e));
     let mut rules = parse(path, text)?.registry;
     let mut folder = path.as_os_str().to_owned();
     folder.push(".d");
@@ -386,8 +384,8 @@ fn absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
-fn syntax(path: &Path, reason: String) -> HostsError {
-    HostsError::Syntax { path: path.to_owned(), reason: reason.trim_end().to_owned() }
+fn syntax(path: &Path, reason: &impl ToString) -> HostsError {
+    HostsError::Syntax { path: path.to_owned(), reason: reason.to_string().trim_end().to_owned() }
 }
 
 #[cfg(test)]

@@ -298,11 +298,11 @@ impl Puller {
         let host = &source.endpoint.host;
         let part = self.transport.settings().range.max(1);
         let in_parts = size - from >= part.saturating_mul(2);
-        let first = match self.whole_only().contains(host) {
-            true => None,
-            false if in_parts => Some(from..from + part),
-            false if from > 0 => Some(from..size),
-            false => None,
+        let whole_only = self.whole_only().contains(host);
+        let first = match (whole_only, in_parts) {
+            (false, true) => Some(from..from + part),
+            (false, false) if from > 0 => Some(from..size),
+            _ => None,
         };
         let permit = self.transfers.acquire().await.expect("the semaphore is never closed");
         let (response, range) = self.open(source, descriptor, first, patience).await?;
@@ -387,19 +387,18 @@ impl Puller {
             let (begun, from) = (Instant::now(), position);
             let attempt = async {
                 let rest = position..range.end;
-                let (mut response, _permit) = match opened.take() {
-                    Some(opened) => opened,
-                    None => {
-                        let permit = self.transfers.acquire().await;
-                        let permit = permit.expect("the semaphore is never closed");
-                        let asked = Some(rest.clone());
-                        let (response, got) =
-                            self.open(source, descriptor, asked, &mut patience).await?;
-                        if got != rest {
-                            return Err(Cause::Connection("it stopped serving ranges".into()));
-                        }
-                        (response, permit)
+                let (mut response, _permit) = if let Some(opened) = opened.take() {
+                    opened
+                } else {
+                    let permit = self.transfers.acquire().await;
+                    let permit = permit.expect("the semaphore is never closed");
+                    let asked = Some(rest.clone());
+                    let (response, got) =
+                        self.open(source, descriptor, asked, &mut patience).await?;
+                    if got != rest {
+                        return Err(Cause::Connection("it stopped serving ranges".into()));
                     }
+                    (response, permit)
                 };
                 while let Some(piece) =
                     transport::next_piece(&mut response, self.transport.silence()).await?

@@ -72,6 +72,9 @@ pub struct Pusher {
     transport: Arc<Transport>,
 }
 
+/// A blob on its way: how it got there, and its size.
+type Transfer<'a> = BoxFuture<'a, Result<(Way, u64), Cause>>;
+
 /// How a blob got there.
 enum Way {
     Existing,
@@ -178,7 +181,6 @@ impl Job<'_> {
         let mut waiting: Vec<&Descriptor> = blobs.collect();
         // The largest first: the end of a push is then not one large blob alone.
         waiting.sort_by_key(|blob| blob.size);
-        type Transfer<'t> = BoxFuture<'t, Result<(Way, u64), Cause>>;
         let mut running: FuturesUnordered<Transfer<'_>> = FuturesUnordered::new();
         loop {
             while running.len() < at_once
@@ -261,7 +263,7 @@ impl Job<'_> {
         match response {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
-                Ok(Mount::Upload(self.session(&response)?))
+                Ok(Mount::Upload(session(&response)?))
             }
             // A registry that refuses to mount may still take the bytes.
             Ok(_) | Err(Cause::Denied { .. } | Cause::Token { .. }) => Ok(Mount::No),
@@ -277,20 +279,7 @@ impl Job<'_> {
         if response.status() != StatusCode::ACCEPTED {
             return Err(self.transport.failure(&call, response, "the repository").await);
         }
-        self.session(&response)
-    }
-
-    /// The address of an upload. A registry behind a proxy that ends TLS may not know that it is
-    /// asked by https.
-    fn session(&self, response: &reqwest::Response) -> Result<Url, Cause> {
-        let mut address = transport::location(response)?;
-        let asked = response.url();
-        if asked.scheme() == "https" && address.host_str() == asked.host_str() {
-            // Both are special schemes, so this cannot fail.
-            let _ = address.set_scheme("https");
-            let _ = address.set_port(asked.port());
-        }
-        Ok(address)
+        session(&response)
     }
 
     /// Sends a blob in one request to the address of an upload.
@@ -358,6 +347,19 @@ impl Job<'_> {
         call.scopes = vec![Scope::push(&self.endpoint.repository)];
         call
     }
+}
+
+/// The address of an upload. A registry behind a proxy that ends TLS may not know that it is
+/// asked by https.
+fn session(response: &reqwest::Response) -> Result<Url, Cause> {
+    let mut address = transport::location(response)?;
+    let asked = response.url();
+    if asked.scheme() == "https" && address.host_str() == asked.host_str() {
+        // Both are special schemes, so this cannot fail.
+        let _ = address.set_scheme("https");
+        let _ = address.set_port(asked.port());
+    }
+    Ok(address)
 }
 
 /// What came of asking to mount.

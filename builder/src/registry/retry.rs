@@ -116,7 +116,7 @@ mod tests {
     async fn gives_up_when_nothing_gets_through() {
         let whole = Duration::from_millis(600);
         let mut patience = Patience::new(whole);
-        assert!(!patience.pause(Some(Duration::from_secs(86_400)), false).await);
+        assert!(!patience.pause(Some(Duration::from_hours(24)), false).await);
         let begun = std::time::Instant::now();
         while patience.pause(None, false).await {}
         assert!(begun.elapsed() < whole + Duration::from_millis(300));

@@ -103,7 +103,7 @@ pub fn verified(host: &str, certificates: &HostCertificates) -> Result<ClientCon
     roots.add_parsable_certificates(trusted.iter().cloned());
     for path in &certificates.authorities {
         for certificate in read_certificates(path)? {
-            roots.add(certificate.clone()).map_err(|e| pem(path, "certificate", e))?;
+            roots.add(certificate.clone()).map_err(|e| pem(path, "certificate", &e))?;
             trusted.push(certificate);
         }
     }
@@ -137,7 +137,7 @@ fn with_identity(
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = read_certificates(certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| pem(key, "key", e))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| pem(key, "key", &e))?;
             builder
                 .with_client_auth_cert(chain, key)
                 .map_err(|e| TlsError::Refused { host: host.to_owned(), reason: e.to_string() })?
@@ -175,14 +175,14 @@ fn system_certificates() -> &'static [CertificateDer<'static>] {
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|e| pem(path, "certificate", e))?;
+        .map_err(|e| pem(path, "certificate", &e))?;
     if certificates.is_empty() {
-        return Err(pem(path, "certificate", "there is no `BEGIN CERTIFICATE` in it"));
+        return Err(pem(path, "certificate", &"there is no `BEGIN CERTIFICATE` in it"));
     }
     Ok(certificates)
 }
 
-fn pem(path: &Path, what: &'static str, reason: impl ToString) -> TlsError {
+fn pem(path: &Path, what: &'static str, reason: &impl ToString) -> TlsError {
     TlsError::Pem { path: path.to_owned(), what, reason: reason.to_string() }
 }
 

@@ -93,6 +93,10 @@ impl<'a> Call<'a> {
     }
 
     /// With one more header.
+    ///
+    /// # Panics
+    /// When `value` is not visible ASCII: ours are media types and ranges.
+    #[must_use]
     pub fn header(mut self, name: HeaderName, value: &str) -> Self {
         let value = HeaderValue::from_str(value).expect("our headers are visible ASCII");
         self.headers.push((name, value));
