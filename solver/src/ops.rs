@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
-use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::snapshot::Snapshot;
 use rbuild_cache::view::View;
 
 use crate::error::{Cause, SolveError};
@@ -30,6 +30,9 @@ use crate::progress::{EventKind, Task};
 use crate::single_flight;
 use crate::solve::Surroundings;
 use crate::tree::{Folder, Output, Tree};
+
+/// How often a context that keeps changing is read.
+const READS_MAX: usize = 3;
 
 /// Does the work of vertices.
 pub struct Worker {
@@ -137,8 +140,21 @@ impl Worker {
         blocking(move || state.index().insert(&keys, &record).map_err(Cause::state)).await
     }
 
-    /// A file op: definition key, content key, then the files.
-    async fn file(
+    /// A file op; once more from the start when a context changed while it was read.
+    async fn file(&self, work: &Work<'_>, op: &FileOp, inputs: Vec<Output>) -> Result<Tree, Cause> {
+        for _ in 1..READS_MAX {
+            match self.file_once(work, op, inputs.clone()).await {
+                Err(Cause::File(file::FileError::Changed(path))) => {
+                    tracing::debug!(path = %path.display(), "changed while it was copied");
+                }
+                result => return result,
+            }
+        }
+        self.file_once(work, op, inputs).await
+    }
+
+    /// Definition key, content key, then the files.
+    async fn file_once(
         &self,
         work: &Work<'_>,
         op: &FileOp,
@@ -175,14 +191,7 @@ impl Worker {
             return Ok(base.with(snapshot));
         }
         let state = self.surroundings.state.clone();
-        let snapshot = blocking(move || {
-            let draft = state.snapshots().draft().map_err(Cause::state)?;
-            for (path, digest) in plan.execute(&draft.folder())? {
-                draft.know(path, digest);
-            }
-            state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
-        })
-        .await?;
+        let snapshot = blocking(move || Ok(plan.commit(&state)?)).await?;
         self.record(work, keys, &snapshot, &digests).await?;
         Ok(base.with(snapshot))
     }

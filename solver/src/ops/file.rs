@@ -14,6 +14,7 @@ mod copy;
 mod destination;
 mod mode;
 pub mod owner;
+mod reuse;
 mod select;
 
 use std::collections::HashMap;
@@ -25,12 +26,14 @@ use rbuild_cache::checksum::{self, ChecksumError, FileMemo};
 use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::layer::tar_reader::TarError;
 use rbuild_cache::pattern::{PatternError, PatternMatcher};
+use rbuild_cache::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::{View, ViewError};
 
 use self::archive::Archive;
 use self::destination::Destination;
 use self::mode::Chmod;
+use self::reuse::{Identity, Last};
 use self::select::{Content, Selection};
 use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange};
 use crate::tree::Folder;
@@ -117,6 +120,9 @@ pub enum FileError {
     /// The state folder failed.
     #[error("cannot use the state folder")]
     State(#[source] io::Error),
+    /// The result could not be kept.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
 }
 
 impl FileError {
@@ -172,6 +178,8 @@ impl SourceTree {
 pub struct Plan {
     base: View,
     steps: Vec<Step>,
+    /// Names what the same op writes in another build: the op and the folders it reads.
+    line: Digest,
 }
 
 #[derive(Debug)]
@@ -239,7 +247,10 @@ pub fn plan(
         }
     }
     memos.save();
-    Ok(Plan { base: base.clone(), steps })
+    let mut line = Hasher::new();
+    line.field(serde_json::to_vec(op).expect("ops are plain data with string keys"));
+    sources.iter().for_each(|source| line.field(source.context.as_deref().unwrap_or_default()));
+    Ok(Plan { base: base.clone(), steps, line: line.digest() })
 }
 
 fn plan_copy(
@@ -320,7 +331,10 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
         }));
     }
     memos.save();
-    Ok(Plan { base: View::layers(Vec::new()), steps })
+    let mut line = Hasher::new();
+    line.field(source.context.as_deref().unwrap_or_default());
+    line.field(path);
+    Ok(Plan { base: View::layers(Vec::new()), steps, line: line.digest() })
 }
 
 /// The checksum of all that is at `path` of `source`, without times.
@@ -344,6 +358,9 @@ fn chmod(change: &ModeChange) -> Result<Chmod, FileError> {
         ModeChange::Symbolic(text) => FileError::Mode(text.clone()),
     })
 }
+
+/// The digests of the files that were written, and those that later layers can link.
+type Written = (HashMap<PathBuf, Digest>, HashMap<PathBuf, Identity>);
 
 /// The memos of the contexts that an op reads, each opened once.
 struct Memos<'a> {
@@ -405,13 +422,53 @@ impl Plan {
         Ok(hasher.digest())
     }
 
-    /// Writes everything into the layer folder `folder`, which is empty. Returns the digests of the
-    /// files that were written, by path relative to `folder`.
+    /// Writes everything into a new snapshot and commits it.
+    ///
+    /// Files that the last snapshot of the same op holds are linked from there.
     ///
     /// # Errors
     /// [`FileError::Changed`] when a context is not any more what the checksum says.
-    pub fn execute(self, folder: &Path) -> Result<HashMap<PathBuf, Digest>, FileError> {
-        let mut destination = Destination::new(&self.base, folder)?;
+    pub fn commit(self, state: &StateFolder) -> Result<Snapshot, FileError> {
+        let file = self.reads_a_context().then(|| {
+            let folder = state.folder("context").map_err(FileError::State)?;
+            Ok::<_, FileError>(folder.join(format!("{}.layer", self.line.hex())))
+        });
+        let file = file.transpose()?;
+        let last = file.as_ref().and_then(|file| Last::open(file, state));
+        let draft = state.snapshots().draft()?;
+        let (written, plain) = self.write(&draft.folder(), last)?;
+        for (path, digest) in written {
+            draft.know(path, digest);
+        }
+        let snapshot = state.snapshots().commit(&SnapshotId::random(), draft)?;
+        if let Some(file) = file
+            && let Err(error) = reuse::save(&file, &snapshot.id, &plain)
+        {
+            // The next build copies what it could have linked, no more.
+            tracing::warn!(%error, "cannot remember what a layer holds");
+        }
+        Ok(snapshot)
+    }
+
+    fn reads_a_context(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
+                selection.view.may_change()
+            }
+            Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => false,
+        })
+    }
+
+    /// Writes everything into the folder `folder`, which is empty and may be written to later.
+    ///
+    /// # Errors
+    /// [`FileError::Changed`] when a context is not any more what the checksum says.
+    pub fn execute(self, folder: &Path) -> Result<(), FileError> {
+        self.write(folder, None).map(drop)
+    }
+
+    fn write(self, folder: &Path, last: Option<Last>) -> Result<Written, FileError> {
+        let mut destination = Destination::new(&self.base, folder, last)?;
         for step in self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time } => {
@@ -606,7 +663,7 @@ mod tests {
 
         fn run(&self, actions: Vec<FileAction>) -> Result<(), FileError> {
             let plan = self.plan(actions)?;
-            for (path, digest) in plan.execute(self.layer.path())? {
+            for (path, digest) in plan.write(self.layer.path(), None)?.0 {
                 let path = self.layer.path().join(path);
                 if fs::symlink_metadata(&path).unwrap().is_file() {
                     assert_eq!(Digest::of(fs::read(path).unwrap()), digest);
@@ -1137,5 +1194,41 @@ mod tests {
             let entry = place.layer().lookup(Path::new(path)).unwrap().unwrap();
             assert_eq!(entry.metadata().modified.seconds, 1_400_000_000, "{path}");
         }
+    }
+
+    #[test]
+    fn what_did_not_change_is_linked_from_the_last_result() {
+        let names: Vec<String> = (0..60).map(|number| format!("d/f{number}={number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let Some(place) = Place::new(&[], &names) else { return };
+        fs::hard_link(place.context.path().join("d/f1"), place.context.path().join("d/same"))
+            .unwrap();
+        let commit = || {
+            let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
+            let folder = place.state.snapshots().folder(&plan.commit(&place.state).unwrap().id);
+            View::layers(vec![folder])
+        };
+        let file = |view: &View, name: &str| {
+            let path = Path::new("x").join(name);
+            *view.lookup(&path).unwrap().unwrap().metadata()
+        };
+        let first = commit();
+        fs::write(place.context.path().join("d/f2"), "changed").unwrap();
+        let mode = PermissionsExt::from_mode(0o600);
+        fs::set_permissions(place.context.path().join("d/f3"), mode).unwrap();
+        let second = commit();
+        for name in ["f0", "f4", "f59"] {
+            assert_eq!(file(&first, name).inode, file(&second, name).inode, "{name}");
+        }
+        for name in ["f2", "f3", "f1", "same"] {
+            assert_ne!(file(&first, name).inode, file(&second, name).inode, "{name}");
+        }
+        assert_eq!(file(&second, "f1").inode, file(&second, "same").inode);
+        assert_eq!(file(&second, "f3").mode, 0o600);
+        assert_eq!(file(&first, "f3").mode, 0o644);
+        // What may be written to later has files of its own.
+        let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
+        plan.execute(place.layer.path()).unwrap();
+        assert_ne!(file(&place.layer(), "f0").inode, file(&second, "f0").inode);
     }
 }

@@ -149,10 +149,7 @@ impl Worker {
             {
                 return Ok(Tree::default().with(snapshot));
             }
-            let draft = state.snapshots().draft().map_err(Cause::state)?;
-            plan.execute(&draft.folder())?;
-            let snapshot =
-                state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)?;
+            let snapshot = plan.commit(&state)?;
             let record = rbuild_cache::index::CacheRecord {
                 snapshot: snapshot.id.clone(),
                 content: snapshot.content,

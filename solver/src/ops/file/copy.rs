@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use super::destination::{Destination, NewDirectory, OpenDirectory};
 use super::mode::Chmod;
+use super::reuse::Identity;
 use super::select::{Content, Item, Selection};
 use super::{CopyStep, FileError, Origin};
 
@@ -169,6 +170,9 @@ fn copy_selection(
             }
             Content::File(digest) => {
                 destination.note(path.clone(), *digest);
+                if let Some(identity) = identity(step, item) {
+                    destination.note_plain(path.clone(), identity);
+                }
                 match item.same_as {
                     Some(first) => links.push((place(&selection.items[first]), path)),
                     None => {
@@ -192,7 +196,7 @@ fn copy_selection(
     };
     for (folder, items) in groups {
         let open = destination.open_directory(&folder)?;
-        let below = destination.below();
+        let (below, last) = (destination.below(), destination.last());
         items.par_iter().try_for_each(|item| {
             let name = name_of(item);
             let failed = |source| FileError::io(&folder.join(&name), source);
@@ -201,7 +205,16 @@ fn copy_selection(
             }
             let metadata = effective(step, &item.metadata);
             let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
-            let create = || create(&metadata, time, &selection.view, item, &open, &name);
+            let linked = || match (last, identity(step, item)) {
+                (Some(last), Some(identity)) => {
+                    last.link(&folder.join(&name), identity, open.folder(), &name)
+                }
+                _ => Ok(false),
+            };
+            let create = || match linked()? {
+                true => Ok(()),
+                false => create(&metadata, time, &selection.view, item, &open, &name),
+            };
             let made = match create() {
                 // From an earlier source of this layer.
                 Err(Problem::Exists) => {
@@ -229,6 +242,18 @@ fn copy_selection(
         finish(destination, step, directory)?;
     }
     Ok(())
+}
+
+/// What `item` becomes, if it is a file that a later layer may link: one with a single name, and no
+/// attributes.
+fn identity(step: &CopyStep, item: &Item) -> Option<Identity> {
+    let Content::File(digest) = item.content else { return None };
+    if item.metadata.links > 1 || !item.xattrs.is_empty() {
+        return None;
+    }
+    let metadata = effective(step, &item.metadata);
+    let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
+    Some(Identity::new(digest, &metadata, time))
 }
 
 /// Makes the directory `path` for `item`, or takes the one that is there.

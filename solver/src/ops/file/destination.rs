@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
+use super::reuse::{Identity, Last};
 
 /// Where files are written to.
 pub(super) struct Destination {
@@ -28,6 +29,9 @@ pub(super) struct Destination {
     /// Directories that are in the new layer, and whether something from below shows through.
     known: HashMap<PathBuf, Shows>,
     written: HashMap<PathBuf, Digest>,
+    /// Written files that have one name, no attributes and nothing else that could not be linked.
+    plain: HashMap<PathBuf, Identity>,
+    last: Option<Last>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,9 @@ pub(super) struct OpenDirectory {
 
 impl Destination {
     /// Writes into `folder`, an empty one, as a layer over `below`.
-    pub(super) fn new(below: &View, folder: &Path) -> Result<Self, FileError> {
+    ///
+    /// Files may be linked from the `last` result, so the folder must not be written to afterwards.
+    pub(super) fn new(below: &View, folder: &Path, last: Option<Last>) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let layer = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(|error| FileError::State(error.into()))?;
@@ -66,6 +72,8 @@ impl Destination {
             layer,
             known: HashMap::from([(PathBuf::new(), shows)]),
             written: HashMap::new(),
+            plain: HashMap::new(),
+            last,
         };
         if shows == Shows::Below {
             let root = below.root()?;
@@ -74,18 +82,31 @@ impl Destination {
         Ok(destination)
     }
 
-    /// The digests of what was written.
-    pub(super) fn finish(self) -> HashMap<PathBuf, Digest> {
-        self.written
+    /// What was written: digests of files, and those that later layers can link.
+    pub(super) fn finish(self) -> (HashMap<PathBuf, Digest>, HashMap<PathBuf, Identity>) {
+        (self.written, self.plain)
     }
 
     /// Notes that the file at `path` has these bytes.
     pub(super) fn note(&mut self, path: PathBuf, digest: Digest) {
+        self.plain.remove(&path);
         self.written.insert(path, digest);
+    }
+
+    /// Notes that the file at `path`, noted before, is no more than `identity` says.
+    pub(super) fn note_plain(&mut self, path: PathBuf, identity: Identity) {
+        self.plain.insert(path, identity);
+    }
+
+    /// The result that files can be linked from.
+    pub(super) fn last(&self) -> Option<&Last> {
+        self.last.as_ref()
     }
 
     /// Notes that the file at `path` is the one at `first`.
     pub(super) fn note_link(&mut self, first: &Path, path: &Path) {
+        self.plain.remove(first);
+        self.plain.remove(path);
         match self.written.get(first).copied() {
             Some(digest) => self.note(path.to_owned(), digest),
             None => _ = self.written.remove(path),
@@ -230,6 +251,7 @@ impl Destination {
                 .map_err(|error| failed(error.into()))?;
         }
         self.written.retain(|written, _| !written.starts_with(path));
+        self.plain.retain(|written, _| !written.starts_with(path));
         Ok(())
     }
 
