@@ -14,6 +14,7 @@
 //! [`syscalls`](self), a file below.
 
 mod file_system;
+mod forward;
 mod message;
 mod mount_point;
 mod network;
@@ -45,6 +46,7 @@ use tokio::net::unix::pipe;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
 
+use self::forward::Forwards;
 use self::message::{OrFail, Report, Request, Start};
 use self::stubs::Stubs;
 use super::{ExitStatus, OutputSink, ProcessSpec, Sandbox, SandboxError};
@@ -98,6 +100,7 @@ impl Sandbox for Namespaces {
         output: OutputSink,
     ) -> Result<ExitStatus, SandboxError> {
         let stubs = self.stubs.folder_for(&process)?;
+        let mut forwards = Forwards::to_sockets_of(&process.mounts);
         let start = Start { network: process.network };
         let request = message::write_to_memory(&Request { process, stubs: Some(stubs) })
             .or_fail(|| "cannot write the step's data")?;
@@ -116,7 +119,12 @@ impl Sandbox for Namespaces {
                 biased;
                 read = stdout.read(), if stdout.open => stdout.pass_on(read, &output),
                 read = stderr.read(), if stderr.open => stderr.pass_on(read, &output),
-                report = running.report() => break report,
+                report = running.report() => match report {
+                    Ok(Some((Report::Socket(index), listeners))) => {
+                        forwards.start(index, listeners).or_fail(|| "cannot forward a socket")?;
+                    }
+                    report => break report,
+                },
             }
         };
         // Nothing that was in the sandbox holds the pipes any more. Were they handed out over the
@@ -124,9 +132,9 @@ impl Sandbox for Namespaces {
         stdout.drain(&output);
         stderr.drain(&output);
         match report.or_fail(|| "cannot hear from the sandbox")? {
-            Some(Report::Ended(status)) => Ok(status),
-            Some(Report::Failed(failure)) => Err(failure.into()),
-            None => Err(SandboxError {
+            Some((Report::Ended(status), _)) => Ok(status),
+            Some((Report::Failed(failure), _)) => Err(failure.into()),
+            Some((Report::Socket(_), _)) | None => Err(SandboxError {
                 message: "the sandbox ended unexpectedly".to_owned(),
                 hint: Some("was it killed, or did the machine run out of memory?".to_owned()),
                 source: None,
@@ -180,12 +188,13 @@ impl Running {
         Ok(Self { control, ended: false })
     }
 
-    /// Waits for the step's end.
-    async fn report(&mut self) -> io::Result<Option<Report>> {
+    /// Waits for news, and remembers when they are the last.
+    async fn report(&mut self) -> io::Result<Option<(Report, Vec<OwnedFd>)>> {
         let control = &self.control;
-        let received = control.async_io(Interest::READABLE, || message::receive(control)).await?;
-        self.ended = true;
-        Ok(received.map(|(report, _)| report))
+        let received =
+            control.async_io(Interest::READABLE, || message::receive::<Report>(control)).await?;
+        self.ended = !matches!(received, Some((Report::Socket(_), _)));
+        Ok(received)
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// This very program, run inside with the host's libraries, as the probe of `what`.
-fn probe(fixture: &Fixture, what: &str) -> ProcessSpec {
+pub(crate) fn probe(fixture: &Fixture, what: &str) -> ProcessSpec {
     let program = std::env::current_exe().unwrap();
     let folder = program.parent().unwrap().to_owned();
     let name = program.file_name().unwrap().to_str().unwrap();

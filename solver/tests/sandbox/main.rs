@@ -9,6 +9,7 @@
 mod fixture;
 mod isolation;
 mod life;
+mod mounts;
 mod probe;
 mod steps;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         life::sleep();
     }
     let mut failed = 0;
-    let tests = [isolation::TESTS, life::TESTS, steps::TESTS].concat();
+    let tests = [isolation::TESTS, life::TESTS, mounts::TESTS, steps::TESTS].concat();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))

@@ -5,6 +5,7 @@ use std::io;
 
 pub(crate) const CALLS: &str = "--probe-calls";
 pub(crate) const CALLS_32: &str = "--probe-32-bit-calls";
+pub(crate) const SOCKET: &str = "--probe-socket";
 pub(crate) const USER: &str = "--probe-user";
 pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
 
@@ -14,6 +15,7 @@ pub(crate) fn run_when_asked() {
         Some(CALLS) => calls(),
         Some(CALLS_32) => calls_32(),
         Some(OVERWRITE) => overwrite(),
+        Some(SOCKET) => socket(),
         Some(USER) => {
             let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
             println!("{} becomes {}", real.as_raw(), effective.as_raw());
@@ -134,4 +136,17 @@ fn overwrite() {
     let status = rustix::fs::statvfs("/proc/self/exe").unwrap();
     let read_only = status.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
     println!("{}", if read_only { "refused" } else { "rbuild can be written to" });
+}
+
+/// Says something to the agent's socket.
+fn socket() {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs_err::metadata("/run/agent").unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect("/run/agent").unwrap();
+    stream.write_all(b"ping").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    println!("{:o} {} {answer}", metadata.mode() & 0o777, metadata.uid());
 }

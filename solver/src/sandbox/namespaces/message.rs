@@ -58,9 +58,11 @@ impl TryFrom<Vec<OwnedFd>> for RequestDescriptors {
     }
 }
 
-/// What becomes of a step, told once, when nothing of it runs any more.
+/// What the program hears of a step. The last two are told once, when nothing of it runs any more.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// The socket that goes with this listens in place of that of the mount at this position.
+    Socket(usize),
     /// The command ran to its end.
     Ended(ExitStatus),
     /// The command was never started.

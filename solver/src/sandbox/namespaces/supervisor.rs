@@ -26,6 +26,8 @@ use crate::sandbox::ExitStatus;
 enum Word {
     /// A mount point was made, in the folder whose descriptor goes with it.
     Stub(Stub),
+    /// The socket that goes with this listens in place of that of the mount at this position.
+    Socket(usize),
     /// It cannot become the command.
     Failed(Failure),
 }
@@ -101,7 +103,10 @@ fn inside(
 ) -> Result<Infallible, Failure> {
     let mut on_stub =
         |stub, folder: OwnedFd| message::send(word, &Word::Stub(stub), &[folder.as_fd()]);
-    tree::enter(&request.process, request.stubs.as_deref(), &mut on_stub)?;
+    let mut on_socket =
+        |index, listener: OwnedFd| message::send(word, &Word::Socket(index), &[listener.as_fd()]);
+    let stubs = request.stubs.as_deref();
+    tree::enter(&request.process, stubs, &mut on_stub, &mut on_socket)?;
     process::become_command(&request.process, filter, stdout, stderr)
 }
 
@@ -130,6 +135,11 @@ fn watch(step: &OwnedFd, word: OwnedFd, control: BorrowedFd<'_>) -> Result<Repor
             match message::receive(socket) {
                 Ok(Some((Word::Stub(stub), folders))) => {
                     stubs.extend(folders.into_iter().next().map(|folder| (stub, folder)));
+                }
+                Ok(Some((Word::Socket(index), sockets))) => {
+                    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                    message::send(control, &Report::Socket(index), &sockets)
+                        .or_fail(|| "cannot reach rbuild")?;
                 }
                 Ok(Some((Word::Failed(told), _))) => failure = Some(told),
                 // The command has taken over, or the process is gone.

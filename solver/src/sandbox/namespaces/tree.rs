@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use rbuild_cache::layer::whiteout::Marks;
 
@@ -36,11 +37,15 @@ const INERT: MountAttrFlags = NOSUID.union(NODEV).union(NOEXEC);
 /// Is told of every mount point that was made and shall not outlive the step.
 pub(super) type OnStub<'a> = &'a mut dyn FnMut(Stub, OwnedFd) -> io::Result<()>;
 
+/// Is given every socket that listens in place of one of the host's, with its mount's position.
+pub(super) type OnSocket<'a> = &'a mut dyn FnMut(usize, OwnedFd) -> io::Result<()>;
+
 /// Mounts all that `process` sees and makes it the root of this mount namespace.
 pub(super) fn enter(
     process: &ProcessSpec,
     stubs: Option<&Path>,
     on_stub: OnStub<'_>,
+    on_socket: OnSocket<'_>,
 ) -> Result<(), Failure> {
     let memory = MemoryFiles::mount()?;
     let hosts = memory.file("hosts", &process.hosts, 0o644, (0, 0))?;
@@ -49,7 +54,7 @@ pub(super) fn enter(
         .mounts
         .iter()
         .enumerate()
-        .map(|(index, mount)| source(index, mount, &memory, stubs))
+        .map(|(index, mount)| source(index, mount, &memory, stubs, on_socket))
         .collect::<Result<Vec<_>, _>>()?;
     let proc = file_system::create("proc", &[], INERT)?;
     let sys = sysfs(process.security)?;
@@ -110,6 +115,7 @@ fn source(
     mount: &SandboxMount,
     memory: &MemoryFiles,
     stubs: Option<&Path>,
+    on_socket: OnSocket<'_>,
 ) -> Result<OwnedFd, Failure> {
     let attributes = if mount.read_only { NODEV | READ_ONLY } else { NODEV };
     let what = || format!("cannot mount `{}`", mount.target);
@@ -147,9 +153,11 @@ fn source(
         SandboxMountSource::File { data, mode, uid, gid } => {
             memory.file(&index.to_string(), data, *mode, (*uid, *gid))
         }
-        SandboxMountSource::Socket { path, .. } => {
-            let source = file_system::open_path(path)?;
-            file_system::clone(source, "", INERT).or_fail(what)
+        SandboxMountSource::Socket { mode, uid, gid, .. } => {
+            let (listener, source) =
+                memory.socket(&index.to_string(), *mode, (*uid, *gid)).or_fail(what)?;
+            on_socket(index, listener).or_fail(what)?;
+            Ok(source)
         }
     }
 }
@@ -177,6 +185,29 @@ impl MemoryFiles {
         let host = file_system::open_path(Path::new("/"))?;
         attach(files.as_fd(), host.as_fd()).or_fail(|| "cannot attach a mount")?;
         Ok(Self(files))
+    }
+
+    /// Makes a socket that listens, and a mount of just that. The one of the host keeps its owner
+    /// and stays where it is; rbuild passes on what comes in.
+    fn socket(
+        &self,
+        name: &str,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
+        let listener = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let address = format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd());
+        rustix::net::bind(&listener, &SocketAddrUnix::new(address)?)?;
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chmodat(&self.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        rustix::net::listen(&listener, 16)?;
+        Ok((listener, file_system::clone(&self.0, name, INERT)?))
     }
 
     /// Attaches `mount` at a folder of its own, so that it is part of this mount namespace.
