@@ -137,18 +137,26 @@ impl Fresh<'_> {
     }
 }
 
-/// Copies all that is at `path` to the root.
+/// Copies what is in the folder at `path`, not the folder itself, to the root.
 pub(crate) fn whole(path: &str) -> CopyAction {
+    let mut literal = String::with_capacity(path.len());
+    for c in path.chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(c);
+    }
     CopyAction {
         from: CopySource::Input(1),
-        sources: vec![path.to_owned()],
+        sources: vec![literal],
         destination: "/".into(),
         owner: None,
         mode: None,
         exclude: Vec::new(),
         parents: false,
         unpack: false,
-        wildcards: false,
+        // Of a source with wildcards the content is copied.
+        wildcards: true,
         replace_symlinks: false,
         times: None,
     }
