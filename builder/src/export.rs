@@ -1,0 +1,161 @@
+//! Where results go: exporters, each chosen by an `--output`.
+//!
+//! An exporter is made, and its attributes are checked, before anything is built. Names and meaning
+//! of attributes are BuildKit's (exporter/containerimage/exptypes/keys.go, exporter/local/fs.go);
+//! one that an exporter does not know is refused by name.
+
+mod attributes;
+mod destination;
+mod docker;
+mod filesystem;
+mod image;
+mod layout;
+mod local;
+mod oci;
+mod tar;
+
+use std::io;
+
+use async_trait::async_trait;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::layout::LayoutError;
+use rbuild_cache::oci::{Descriptor, ImageRef};
+use rbuild_cache::snapshot::SnapshotError;
+use rbuild_cache::store::StoreError;
+use rbuild_cache::view::ViewError;
+use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::progress::{Reporter, Task};
+
+use crate::image::{BuiltImage, ImageError, ImageOptions};
+use crate::image_source::Images;
+use crate::request::{BuildRequest, OutputKind, OutputSpec, UsageError};
+
+use attributes::Attributes;
+
+/// Sends a result somewhere.
+#[async_trait]
+pub trait Exporter: Send + Sync {
+    /// What progress shows: `exporting to image`.
+    fn title(&self) -> String;
+
+    /// Sends what was built, for one platform or for several.
+    async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError>;
+}
+
+/// What exporters need besides what was built.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// The store, and where layers of base images come from.
+    pub images: Images,
+    /// Told about the export.
+    pub task: Task,
+    /// For tasks of its own.
+    pub reporter: Reporter,
+}
+
+/// What came of an export.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Exported {
+    /// The image's manifest or index, if it is an image.
+    pub image: Option<Descriptor>,
+    /// The image's config, if it is for one platform.
+    pub config: Option<Digest>,
+    /// What the image is called.
+    pub names: Vec<ImageRef>,
+}
+
+/// Says why a result could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The image could not be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A registry did not take it.
+    #[error(transparent)]
+    Source(#[from] ImageSourceError),
+    /// The local store could not take it.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A blob is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A tree could not be put together.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A tree could not be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The destination could not be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The format has no place for it.
+    #[error("{0}")]
+    Format(&'static str),
+    /// Two platforms have a file at the same path.
+    #[error("`{path}` is there for `{one}` and for `{other}`")]
+    Twice {
+        /// The path.
+        path: String,
+        /// The one platform.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// No container engine took the image.
+    #[error("cannot load the image: {0}")]
+    Load(String),
+}
+
+impl ExportError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Image(ImageError::Source(error)) | Self::Source(error) => error.hint.clone(),
+            Self::Format(_) => Some("`-o type=oci` writes images for several platforms".into()),
+            Self::Twice { .. } => Some("leave out `platform-split=false`".into()),
+            Self::Load(_) => {
+                Some("`-o type=docker,dest=FILE` writes an archive to load elsewhere".into())
+            }
+            Self::Image(_)
+            | Self::Layout(_)
+            | Self::Store(_)
+            | Self::Snapshot(_)
+            | Self::View(_)
+            | Self::Io(_) => None,
+        }
+    }
+}
+
+/// The exporter that `output` asks for; `None` for `cacheonly`.
+pub fn exporter(
+    output: &OutputSpec,
+    request: &BuildRequest,
+) -> Result<Option<Box<dyn Exporter>>, UsageError> {
+    let mut attributes = Attributes::of(output);
+    let exporter: Option<Box<dyn Exporter>> = match output.kind {
+        OutputKind::Image => Some(Box::new(image::ImageExporter::new(&mut attributes, request)?)),
+        OutputKind::Oci => Some(Box::new(oci::OciExporter::new(&mut attributes, request)?)),
+        OutputKind::Docker => {
+            Some(Box::new(docker::DockerExporter::new(&mut attributes, request)?))
+        }
+        OutputKind::Tar => Some(Box::new(tar::TarExporter::new(&mut attributes)?)),
+        OutputKind::Local => Some(Box::new(local::LocalExporter::new(&mut attributes)?)),
+        OutputKind::CacheOnly => None,
+    };
+    attributes.finish()?;
+    Ok(exporter)
+}
+
+/// When an image was made, for the annotation that says so.
+fn created(built: &[BuiltImage], options: &ImageOptions) -> i64 {
+    let epoch = built.iter().find_map(|image| image.epoch);
+    options.epoch.or(epoch).unwrap_or(options.now)
+}
+
+/// Runs what waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
+) -> Result<T, ExportError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ExportError::Image(ImageError::Panicked))?
+}

@@ -1,0 +1,445 @@
+//! An image out of what was built: layers become blobs, and config, manifest and index say which.
+//!
+//! Follows BuildKit's `exporter/containerimage/writer.go`: the same documents with the same fields
+//! in the same order, so that a tool that reads its images reads these. Layers of base images stay
+//! the blobs that they are, and need not even be here; the layers of steps are packed and
+//! compressed once, however many exporters ask.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use rbuild_cache::digest::Digest;
+use rbuild_cache::index::IndexError;
+use rbuild_cache::layer::{self, Compression, LayerError};
+use rbuild_cache::oci::{Descriptor, Index, Manifest, MediaType, Platform};
+use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::state::StateFolder;
+use rbuild_cache::store::StoreError;
+use rbuild_frontend::image_config::{ExportedLayer, ImageConfig, Timestamp};
+use rbuild_solver::graph::ImageLayer;
+use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::progress::{EventKind, Task};
+use rbuild_solver::tree::{Tree, TreeLayer};
+use serde::Serialize;
+
+use crate::image_source::Images;
+use crate::request::{Annotation, AnnotationSubject};
+
+/// How many layers are packed, or fetched, at once. Packing uses all cores by itself; what is
+/// gained by more is that disk and network don't wait.
+const AT_ONCE: usize = 4;
+
+/// What was built for one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// For which.
+    pub platform: Platform,
+    /// Its config, without digests of layers and times of steps.
+    pub config: ImageConfig,
+    /// The config of the image that it was made from.
+    pub base: Option<ImageConfig>,
+    /// `SOURCE_DATE_EPOCH`, in seconds.
+    pub epoch: Option<i64>,
+    /// Its files.
+    pub tree: Tree,
+}
+
+/// How an image is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// How new layers are compressed.
+    pub compression: Compression,
+    /// Layers of base images are compressed so as well.
+    pub force_compression: bool,
+    /// Docker's media types instead of the OCI's.
+    pub docker_types: bool,
+    /// No file of a new layer is later than `SOURCE_DATE_EPOCH`.
+    pub rewrite_timestamp: bool,
+    /// Annotations.
+    pub annotations: Vec<Annotation>,
+    /// What `SOURCE_DATE_EPOCH` of the build is overridden with.
+    pub epoch: Option<i64>,
+    /// When layers of which that is not known were made, in seconds since the epoch.
+    pub now: i64,
+}
+
+/// An image that was written: its documents are in the content store, and so are new layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenImage {
+    /// The manifest, or the index of several platforms, with the annotations and the platform that
+    /// an index that names it should give.
+    pub root: Descriptor,
+    /// The config's digest, if it is for one platform.
+    pub config: Option<Digest>,
+    /// All configs and layers, each once.
+    pub blobs: Vec<Descriptor>,
+    /// All manifests with their bytes; an index stands behind what it names.
+    pub manifests: Vec<(Descriptor, Bytes)>,
+    /// Where layers that may not be here can be fetched: the location of their image.
+    pub locations: HashMap<Digest, String>,
+}
+
+/// Says why an image could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A layer could not be packed.
+    #[error("cannot export a layer of the image")]
+    Layer(#[from] LayerError),
+    /// A layer of a base image could not be fetched.
+    #[error(transparent)]
+    Source(#[from] ImageSourceError),
+    /// A document could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The index could not be asked.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// An annotation is on something that the image does not have.
+    #[error("annotation `{key}` cannot be set: {reason}")]
+    Annotation {
+        /// Its key.
+        key: String,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// A thread ended without a result.
+    #[error("a thread that exported a layer panicked")]
+    Panicked,
+}
+
+/// Writes the image that `built` is: for one platform a manifest, for several an index.
+///
+/// # Errors
+/// [`ImageError::Annotation`] when an annotation has nothing to be on.
+pub async fn write(
+    images: &Images,
+    built: &[BuiltImage],
+    options: &ImageOptions,
+    task: &Task,
+) -> Result<WrittenImage, ImageError> {
+    check_annotations(built, options)?;
+    let mut written = Vec::with_capacity(built.len());
+    for image in built {
+        written.push(write_one(images, image, options, task).await?);
+    }
+    if let [_] = built {
+        return Ok(written.remove(0));
+    }
+    combine(images.state(), written, options, task)
+}
+
+fn check_annotations(built: &[BuiltImage], options: &ImageOptions) -> Result<(), ImageError> {
+    for annotation in &options.annotations {
+        let wrong = |reason| Err(ImageError::Annotation { key: annotation.key.clone(), reason });
+        let of_index = matches!(
+            annotation.subject,
+            AnnotationSubject::Index | AnnotationSubject::IndexDescriptor
+        );
+        if of_index && built.len() == 1 {
+            return wrong("an image for a single platform has no index");
+        }
+        if options.docker_types && annotation.subject != AnnotationSubject::Manifest {
+            return wrong("`oci-mediatypes=false` leaves no place for it");
+        }
+        let platform = annotation.platform.as_ref();
+        if platform.is_some_and(|platform| built.iter().all(|one| one.platform != *platform)) {
+            return wrong("the image is not built for that platform");
+        }
+    }
+    Ok(())
+}
+
+fn annotations(
+    options: &ImageOptions,
+    subject: AnnotationSubject,
+    platform: Option<&Platform>,
+) -> BTreeMap<String, String> {
+    let meant = |annotation: &&Annotation| {
+        annotation.subject == subject
+            && (annotation.platform.is_none() || annotation.platform.as_ref() == platform)
+    };
+    let annotations = options.annotations.iter().filter(meant);
+    annotations.map(|one| (one.key.clone(), one.value.clone())).collect()
+}
+
+async fn write_one(
+    images: &Images,
+    built: &BuiltImage,
+    options: &ImageOptions,
+    task: &Task,
+) -> Result<WrittenImage, ImageError> {
+    let epoch = options.epoch.or(built.epoch);
+    let layers =
+        Layers { images, options, latest: epoch.filter(|_| options.rewrite_timestamp), task };
+    let layers = layers.all(&built.tree).await?;
+    let mut config = built.config.clone();
+    let described: Vec<ExportedLayer> = layers.iter().map(|layer| layer.exported.clone()).collect();
+    config.finish(&described, built.base.as_ref(), epoch.map(Timestamp::from_seconds));
+    let config = config.to_json();
+    let types = if options.docker_types {
+        (MediaType::DockerManifest, MediaType::DockerConfig)
+    } else {
+        (MediaType::OciManifest, MediaType::OciConfig)
+    };
+    let config_descriptor = Descriptor::of(types.1, &config);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(types.0.clone()),
+        config: config_descriptor.clone(),
+        layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
+        annotations: annotations(options, AnnotationSubject::Manifest, Some(&built.platform)),
+    };
+    let manifest = manifest_bytes(&manifest);
+    let state = images.state();
+    state.blobs().put(&config)?;
+    state.blobs().put(&manifest)?;
+    let mut root = Descriptor::of(types.0, &manifest);
+    root.platform = Some(built.platform.clone());
+    root.annotations =
+        annotations(options, AnnotationSubject::ManifestDescriptor, Some(&built.platform));
+    task.tell(EventKind::Result { what: "manifest".into(), digest: root.digest });
+    task.tell(EventKind::Result { what: "config".into(), digest: config_descriptor.digest });
+    let mut blobs = vec![config_descriptor.clone()];
+    let mut locations = HashMap::new();
+    for layer in layers {
+        if let Some(location) = layer.location {
+            locations.insert(layer.descriptor.digest, location);
+        }
+        if blobs.iter().all(|known| known.digest != layer.descriptor.digest) {
+            blobs.push(layer.descriptor);
+        }
+    }
+    Ok(WrittenImage {
+        manifests: vec![(root.clone(), manifest.into())],
+        config: Some(config_descriptor.digest),
+        root,
+        blobs,
+        locations,
+    })
+}
+
+/// The images of several platforms as one index.
+fn combine(
+    state: &StateFolder,
+    written: Vec<WrittenImage>,
+    options: &ImageOptions,
+    task: &Task,
+) -> Result<WrittenImage, ImageError> {
+    let media_type = if options.docker_types { MediaType::DockerList } else { MediaType::OciIndex };
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(media_type.clone()),
+        manifests: written.iter().map(|image| image.root.clone()).collect(),
+        annotations: annotations(options, AnnotationSubject::Index, None),
+    };
+    let bytes = pretty(&index);
+    state.blobs().put(&bytes)?;
+    let mut root = Descriptor::of(media_type, &bytes);
+    root.annotations = annotations(options, AnnotationSubject::IndexDescriptor, None);
+    task.tell(EventKind::Result { what: "manifest list".into(), digest: root.digest });
+    let mut all = WrittenImage {
+        root: root.clone(),
+        config: None,
+        blobs: Vec::new(),
+        manifests: Vec::new(),
+        locations: HashMap::new(),
+    };
+    for image in written {
+        let known = |blob: &Descriptor| all.blobs.iter().any(|known| known.digest == blob.digest);
+        let new: Vec<Descriptor> = image.blobs.into_iter().filter(|blob| !known(blob)).collect();
+        all.blobs.extend(new);
+        all.manifests.extend(image.manifests);
+        all.locations.extend(image.locations);
+    }
+    all.manifests.push((root, bytes.into()));
+    Ok(all)
+}
+
+/// A manifest as BuildKit writes it; its list of layers is `null` when there is none.
+fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
+    let mut value = serde_json::to_value(manifest).expect("a manifest has string keys only");
+    if manifest.layers.is_empty() {
+        value["layers"] = serde_json::Value::Null;
+    }
+    pretty(&value)
+}
+
+fn pretty(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(document).expect("documents of images have string keys only")
+}
+
+/// Brings all blobs of `written` here that are not.
+pub async fn fetch_layers(
+    images: &Images,
+    written: &WrittenImage,
+    task: &Task,
+) -> Result<(), ImageError> {
+    let missing = written.blobs.iter().filter_map(|blob| {
+        let location = written.locations.get(&blob.digest)?;
+        Some(async move { images.fetch_blob(location, blob, task).await })
+    });
+    let missing: Vec<_> = missing.collect();
+    futures::stream::iter(missing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    Ok(())
+}
+
+/// The snapshots of all layers of `tree`, lowest first; those of base images are fetched and
+/// unpacked when they are not here.
+pub async fn snapshots(
+    images: &Images,
+    tree: &Tree,
+    task: &Task,
+) -> Result<Vec<SnapshotId>, ImageError> {
+    let unpacked = tree.layers.iter().map(|layer| async move {
+        match layer {
+            TreeLayer::Snapshot(snapshot) => Ok(snapshot.id.clone()),
+            TreeLayer::Image { layer, location } => unpack(images, layer, location, task).await,
+        }
+    });
+    let unpacked: Vec<_> = unpacked.collect();
+    futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await
+}
+
+async fn unpack(
+    images: &Images,
+    layer: &ImageLayer,
+    location: &str,
+    task: &Task,
+) -> Result<SnapshotId, ImageError> {
+    let id = SnapshotId::of_layer(&layer.diff_id);
+    if images.state().snapshots().get(&id).map_err(LayerError::from)?.is_none() {
+        images.fetch_blob(location, &layer.descriptor, task).await?;
+        let (state, layer) = (images.state().clone(), layer.clone());
+        blocking(move || {
+            let limits = layer::Limits::default();
+            layer::unpack(&state, &layer.descriptor, &layer.diff_id, &limits)
+        })
+        .await?;
+    }
+    Ok(id)
+}
+
+/// A layer as it stands in a manifest, and what its config says of it.
+struct WrittenLayer {
+    descriptor: Descriptor,
+    exported: ExportedLayer,
+    /// Where it can be fetched, if it may not be here.
+    location: Option<String>,
+}
+
+/// Turns a tree's layers into blobs.
+struct Layers<'a> {
+    images: &'a Images,
+    options: &'a ImageOptions,
+    latest: Option<i64>,
+    task: &'a Task,
+}
+
+impl Layers<'_> {
+    async fn all(&self, tree: &Tree) -> Result<Vec<WrittenLayer>, ImageError> {
+        let ids = self.known_snapshots(tree)?;
+        let layers = tree.layers.iter().enumerate().map(|(position, layer)| {
+            let lower = ids.as_ref().map(|ids| ids[..position].to_vec());
+            async move {
+                match layer {
+                    TreeLayer::Image { layer, location } => self.of_image(layer, location).await,
+                    TreeLayer::Snapshot(snapshot) => self.of_step(snapshot, lower).await,
+                }
+            }
+        });
+        let layers: Vec<_> = layers.collect();
+        let mut layers: Vec<WrittenLayer> =
+            futures::stream::iter(layers).buffered(AT_ONCE).try_collect().await?;
+        for layer in &mut layers {
+            let media_type = &mut layer.descriptor.media_type;
+            *media_type = converted(media_type.clone(), self.options.docker_types);
+        }
+        Ok(layers)
+    }
+
+    /// The snapshots of all layers, if all are here: then it is known what each layer hides.
+    fn known_snapshots(&self, tree: &Tree) -> Result<Option<Vec<SnapshotId>>, ImageError> {
+        let snapshots = self.images.state().snapshots();
+        let mut ids = Vec::with_capacity(tree.layers.len());
+        for layer in &tree.layers {
+            let id = match layer {
+                TreeLayer::Image { layer, .. } => SnapshotId::of_layer(&layer.diff_id),
+                TreeLayer::Snapshot(snapshot) => snapshot.id.clone(),
+            };
+            if snapshots.get(&id).map_err(LayerError::from)?.is_none() {
+                return Ok(None);
+            }
+            ids.push(id);
+        }
+        Ok(Some(ids))
+    }
+
+    async fn of_image(
+        &self,
+        layer: &ImageLayer,
+        location: &str,
+    ) -> Result<WrittenLayer, ImageError> {
+        let exported =
+            ExportedLayer { diff_id: layer.diff_id, created: None, description: String::new() };
+        let wanted = layer::media_type(self.options.compression);
+        let is_so = converted(layer.descriptor.media_type.clone(), false) == wanted;
+        if is_so || !self.options.force_compression {
+            let descriptor = layer.descriptor.clone();
+            let location = Some(location.to_owned());
+            return Ok(WrittenLayer { descriptor, exported, location });
+        }
+        self.images.fetch_blob(location, &layer.descriptor, self.task).await?;
+        let (state, layer) = (self.images.state().clone(), layer.clone());
+        let compression = self.options.compression;
+        let anew = blocking(move || {
+            layer::recompress(&state, &layer.descriptor, &layer.diff_id, compression)
+        });
+        let descriptor = anew.await?.descriptor;
+        Ok(WrittenLayer { descriptor, exported, location: None })
+    }
+
+    async fn of_step(
+        &self,
+        snapshot: &Snapshot,
+        lower: Option<Vec<SnapshotId>>,
+    ) -> Result<WrittenLayer, ImageError> {
+        let record = self.images.state().index().made(&snapshot.id)?;
+        let (created, description) = record.map_or((self.options.now, String::new()), |record| {
+            (record.created, record.description)
+        });
+        let (state, id) = (self.images.state().clone(), snapshot.id.clone());
+        let (compression, latest) = (self.options.compression, self.latest);
+        let exported =
+            blocking(move || layer::export(&state, &id, lower.as_deref(), compression, latest))
+                .await?;
+        let layer = ExportedLayer {
+            diff_id: exported.diff_id,
+            created: Some(Timestamp::from_seconds(created)),
+            description,
+        };
+        Ok(WrittenLayer { descriptor: exported.descriptor, exported: layer, location: None })
+    }
+}
+
+/// A layer's media type in the other family; types that only one family has stay.
+fn converted(media_type: MediaType, docker_types: bool) -> MediaType {
+    match (media_type, docker_types) {
+        (MediaType::OciLayer, true) => MediaType::DockerLayer,
+        (MediaType::OciLayerGzip, true) => MediaType::DockerLayerGzip,
+        (MediaType::DockerLayer, false) => MediaType::OciLayer,
+        (MediaType::DockerLayerGzip, false) => MediaType::OciLayerGzip,
+        (other, _) => other,
+    }
+}
+
+/// Runs what computes or waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ImageError>
+where
+    ImageError: From<E>,
+{
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::Panicked)?;
+    Ok(done?)
+}
