@@ -23,25 +23,24 @@ use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::{EventKind, Reporter};
 use rbuild_solver::sandbox::namespaces::Namespaces;
 use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
-use rbuild_solver::tree::{Tree, TreeLayer};
+use rbuild_solver::tree::TreeLayer;
 
 use crate::context::Contexts;
 use crate::epoch;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::http::HttpFiles;
+use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
 use crate::registry::Registry;
 use crate::request::{BuildRequest, Entitlement, NamedContextSpec, UsageError};
 
-/// What a build made for one platform.
-#[derive(Clone, Debug)]
-pub struct Built {
-    /// The platform that was asked for.
-    pub platform: Platform,
-    /// What the Dockerfile came to.
-    pub lowered: Lowered,
-    /// The target's tree.
-    pub tree: Tree,
+/// What is built, read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the build reads.
+    pub contexts: Contexts,
+    /// What the Dockerfile says.
+    pub dockerfile: Dockerfile,
 }
 
 /// Everything a build works with.
@@ -73,29 +72,47 @@ impl<'a> Session<'a> {
         Ok(Self { request, state, registry, images, reporter })
     }
 
-    /// Builds the target for every platform.
-    pub async fn build(&self) -> Result<Vec<Built>, BuildError> {
+    /// Opens the contexts and reads the Dockerfile; all that is wrong with it is said at once.
+    pub async fn load(&self) -> Result<Loaded, BuildError> {
         let contexts = self.contexts().await?;
-        let dockerfile = parsed(contexts.dockerfile.clone())?;
+        let (dockerfile, diagnostics) = rbuild_frontend::parse(contexts.dockerfile.clone());
+        if diagnostics.has_errors() {
+            return Err(BuildError::dockerfile(&diagnostics.0, &dockerfile.source));
+        }
+        Ok(Loaded { contexts, dockerfile })
+    }
+
+    /// Builds the target for every platform. What is wrong with the Dockerfile, but no obstacle, is
+    /// returned beside it.
+    pub async fn build(
+        &self,
+        loaded: &Loaded,
+    ) -> Result<(Vec<BuiltImage>, Vec<Problem>), BuildError> {
+        let Loaded { contexts, dockerfile } = loaded;
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
         for platform in &self.request.platforms {
-            let options = self.options(platform, &contexts);
-            let resolved = self.resolve(&dockerfile, &options).await?;
-            let one = rbuild_frontend::lower(&dockerfile, &options, &resolved, &mut graph)
-                .map_err(|diagnostics| {
-                    BuildError::dockerfile(&diagnostics.0, &contexts.dockerfile)
-                })?;
+            let options = self.options(platform, contexts);
+            let resolved = self.resolve(dockerfile, &options).await?;
+            let one = rbuild_frontend::lower(dockerfile, &options, &resolved, &mut graph)
+                .map_err(|wrong| BuildError::dockerfile(&wrong.0, &dockerfile.source))?;
             lowered.push((platform.clone(), one));
         }
+        let warnings = warnings(lowered.iter().map(|(_, one)| one), &dockerfile.source);
         let targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
-        let proxies = self.options(&Platform::host(), &contexts).proxies();
+        let proxies = self.options(&Platform::host(), contexts).proxies();
         let surroundings = Arc::new(self.surroundings(&contexts.folders, proxies)?);
         let trees = solve(Arc::new(graph), &targets, surroundings)
             .await
-            .map_err(|error| BuildError::solve(&error, &contexts.dockerfile))?;
-        let built = lowered.into_iter().zip(trees);
-        Ok(built.map(|((platform, lowered), tree)| Built { platform, lowered, tree }).collect())
+            .map_err(|error| BuildError::solve(&error, &dockerfile.source))?;
+        let built = lowered.into_iter().zip(trees).map(|((platform, lowered), tree)| BuiltImage {
+            platform,
+            config: lowered.config,
+            base: lowered.base,
+            epoch: lowered.epoch,
+            tree,
+        });
+        Ok((built.collect(), warnings))
     }
 
     async fn contexts(&self) -> Result<Contexts, BuildError> {
@@ -252,13 +269,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What the Dockerfile says; all that is wrong with it at once.
-fn parsed(source: Source) -> Result<Dockerfile, BuildError> {
-    let (dockerfile, diagnostics) = rbuild_frontend::parse(source);
-    if diagnostics.has_errors() {
-        return Err(BuildError::dockerfile(&diagnostics.0, &dockerfile.source));
+/// The warnings of all platforms, each once.
+fn warnings<'a>(lowered: impl Iterator<Item = &'a Lowered>, source: &Source) -> Vec<Problem> {
+    let mut seen = Vec::new();
+    for warning in lowered.flat_map(|one| &one.warnings) {
+        if !seen.contains(warning) {
+            seen.push(warning.clone());
+        }
     }
-    Ok(dockerfile)
+    seen.iter().map(|warning| Problem::diagnostic(&warning.diagnostic(), source)).collect()
 }
 
 fn unresolved(error: &ImageSourceError, image: &BaseImage, source: &Source) -> BuildError {

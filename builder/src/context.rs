@@ -40,7 +40,6 @@ pub struct Contexts {
     /// Where the caller's folders are, by the name of their context.
     pub folders: BTreeMap<String, PathBuf>,
     /// Folders that last as long as the build.
-    #[expect(dead_code, reason = "a guard: dropped with the rest")]
     temporary: Vec<Temporary>,
 }
 

@@ -22,11 +22,13 @@ mod signals;
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef};
-use rbuild_solver::progress::Reporter;
+use rbuild_solver::progress::{EventKind, Reporter};
 
 use crate::build::Session;
 use crate::error::{BuildError, Problem};
-use crate::request::BuildRequest;
+use crate::export::{Around, Exported, Exporter};
+use crate::image::BuiltImage;
+use crate::request::{BuildRequest, UsageError};
 
 /// What came of a build.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +58,48 @@ impl Outcome {
 
 /// Builds what `request` asks for.
 pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcome, BuildError> {
+    let exporters = exporters(request)?;
     let session = Session::open(request, reporter.clone())?;
-    let built = session.build().await?;
-    Ok(Outcome::default())
+    let loaded = session.load().await?;
+    let (built, warnings) = session.build(&loaded).await?;
+    let mut outcome = Outcome { warnings, ..Outcome::default() };
+    for exporter in exporters {
+        let exported = export(&session, &*exporter, &built).await?;
+        outcome.image = exported.image.or(outcome.image);
+        outcome.config = exported.config.or(outcome.config);
+        outcome.names.extend(exported.names);
+    }
+    outcome.names.sort_by_key(ToString::to_string);
+    outcome.names.dedup();
+    Ok(outcome)
+}
+
+/// The exporters that `request` asks for, their attributes checked.
+fn exporters(request: &BuildRequest) -> Result<Vec<Box<dyn Exporter>>, UsageError> {
+    let exporters = request.outputs.iter().map(|output| export::exporter(output, request));
+    exporters.filter_map(Result::transpose).collect()
+}
+
+async fn export(
+    session: &Session<'_>,
+    exporter: &dyn Exporter,
+    built: &[BuiltImage],
+) -> Result<Exported, BuildError> {
+    let task = session.reporter.start(exporter.title());
+    let around = Around {
+        images: session.images.clone(),
+        task: task.clone(),
+        reporter: session.reporter.clone(),
+    };
+    match exporter.export(built, &around).await {
+        Ok(exported) => {
+            task.tell(EventKind::Finished);
+            Ok(exported)
+        }
+        Err(error) => {
+            task.tell(EventKind::Failed { message: error.to_string() });
+            let hint = error.hint();
+            Err(hint.into_iter().fold(BuildError::failed(&error), BuildError::hint))
+        }
+    }
 }
