@@ -59,12 +59,11 @@ pub fn parse(source: Source) -> (Dockerfile, Diagnostics) {
     }
     let Syntax { escape, instructions, empty_continuations } =
         syntax::read(&source, None, &mut diagnostics);
-    let mut dockerfile = Dockerfile { escape, empty_continuations, ..empty(source) };
+    let mut dockerfile = Dockerfile { empty_continuations, escape, ..empty(source) };
     if instructions.is_empty() && !diagnostics.has_errors() {
-        let message = match dockerfile.source.text().is_empty() {
-            true => "the Dockerfile cannot be empty",
-            false => "file with no instructions",
-        };
+        let nothing = dockerfile.source.text().is_empty();
+        let message =
+            if nothing { "the Dockerfile cannot be empty" } else { "file with no instructions" };
         diagnostics.push(Diagnostic::error(message, start).hint("it must begin with `FROM image`"));
         return (dockerfile, diagnostics);
     }

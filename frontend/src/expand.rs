@@ -6,6 +6,7 @@
 mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
 use std::iter::Peekable;
 use std::str::Chars;
 use std::sync::LazyLock;
@@ -29,7 +30,7 @@ impl Env for BTreeMap<String, String> {
     }
 }
 
-impl Env for HashMap<String, String> {
+impl<S: BuildHasher> Env for HashMap<String, String, S> {
     fn get(&self, name: &str) -> Option<&str> {
         Self::get(self, name).map(String::as_str)
     }
@@ -189,7 +190,7 @@ impl Lexer {
 /// What the reader is inside of. The innermost frame is a [`Frame::Word`] or a [`Frame::Quote`];
 /// each of the others waits for the word that is read on top of it.
 enum Frame {
-    Word(Word),
+    Word(OpenWord),
     /// Double quotes, whose content begins at this offset of the output.
     Quote(usize),
     /// `${name:-` waits for its word.
@@ -211,7 +212,7 @@ enum Frame {
 }
 
 /// A text that ends at `stop`, or else at the end.
-struct Word {
+struct OpenWord {
     stop: Option<char>,
     keep_escapes: bool,
     /// Where it begins in the output.
@@ -313,7 +314,7 @@ impl<'a> Reader<'a> {
     fn open_word(&mut self, stop: Option<char>, keep_escapes: bool) {
         self.word.clear();
         let start = self.out.len();
-        let word = Word { stop, keep_escapes, start, words: Vec::new(), in_word: false };
+        let word = OpenWord { stop, keep_escapes, start, words: Vec::new(), in_word: false };
         self.frames.push(Frame::Word(word));
     }
 
@@ -577,7 +578,7 @@ impl<'a> Reader<'a> {
         pattern::replace(value.unwrap_or_default(), pattern, with, all)
     }
 
-    fn innermost_word(&mut self) -> &mut Word {
+    fn innermost_word(&mut self) -> &mut OpenWord {
         self.frames
             .iter_mut()
             .rev()

@@ -216,8 +216,8 @@ impl Instruction {
     pub fn expand_inline(&mut self, expander: &mut Expander<'_>) -> Result<(), Diagnostic> {
         match self {
             Self::Add(Add { sources, .. }) | Self::Copy(Copy { sources, .. }) => {
-                let expanded = sources.inline.iter_mut().filter(|file| file.expand);
-                expanded.map(|file| &mut file.data).try_for_each(|data| expand_text(data, expander))
+                let files = sources.inline.iter_mut().filter(|file| file.expand);
+                files.map(|file| &mut file.data).try_for_each(|data| expand_text(data, expander))
             }
             _ => Ok(()),
         }

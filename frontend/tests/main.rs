@@ -1,4 +1,12 @@
-//! What a Dockerfile comes to, as snapshots over `testdata/`.
+//! What a Dockerfile says and what it comes to, as snapshots over `testdata/`, and how it compares.
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod lower;
+#[cfg(test)]
+mod other_parsers;
+#[cfg(test)]
+mod parse;
+#[cfg(test)]
+mod show;

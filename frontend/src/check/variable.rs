@@ -11,10 +11,9 @@ pub fn undefined_var<'a>(
     name: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) {
-    let mut message = format!("Usage of undefined variable '${name}'");
-    if let Some(meant) = did_you_mean(name, known) {
-        message += &format!(" (did you mean ${meant}?)");
-    }
+    let meant = did_you_mean(name, known);
+    let meant = meant.map_or(String::new(), |meant| format!(" (did you mean ${meant}?)"));
+    let message = format!("Usage of undefined variable '${name}'{meant}");
     checks.warn_in(Rule::UndefinedVar, origin, message);
 }
 
@@ -26,9 +25,8 @@ pub fn undefined_arg_in_from<'a>(
     name: &str,
     declared: impl IntoIterator<Item = &'a str>,
 ) {
-    let mut message = format!("FROM argument '{name}' is not declared");
-    if let Some(meant) = did_you_mean(name, declared) {
-        message += &format!(" (did you mean {meant}?)");
-    }
+    let meant = did_you_mean(name, declared);
+    let meant = meant.map_or(String::new(), |meant| format!(" (did you mean {meant}?)"));
+    let message = format!("FROM argument '{name}' is not declared{meant}");
     checks.warn_in(Rule::UndefinedArgInFrom, origin, message);
 }

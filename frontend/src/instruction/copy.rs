@@ -131,9 +131,10 @@ impl InlineFile {
     fn of(named: &Heredoc, heredocs: &[Heredoc]) -> Self {
         let found = heredocs.iter().rev().find(|heredoc| heredoc.name.value == named.name.value);
         let content = found.map_or(&named.content, |heredoc| &heredoc.content);
-        let data = match named.strip_tabs {
-            true => content.with(without_leading_tabs(content.as_str())),
-            false => content.clone(),
+        let data = if named.strip_tabs {
+            content.with(without_leading_tabs(content.as_str()))
+        } else {
+            content.clone()
         };
         Self { name: named.name.clone(), data, expand: named.expand }
     }

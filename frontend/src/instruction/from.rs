@@ -35,15 +35,15 @@ pub struct StageName {
 impl From {
     pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
         let words = super::words(bare.arguments());
-        let (base, as_keyword, name) = match words.as_slice() {
-            [base] => (base, None, None),
-            [base, keyword, name] if keyword.as_str().eq_ignore_ascii_case("as") => {
-                (base, Some(keyword.text()), Some(StageName::parse(*name)?))
+        let (image, as_keyword, name) = match words.as_slice() {
+            [image] => (image, None, None),
+            [image, keyword, name] if keyword.as_str().eq_ignore_ascii_case("as") => {
+                (image, Some(keyword.text()), Some(StageName::parse(*name)?))
             }
             _ => return Err(bare.error("FROM requires either one or three arguments")),
         };
         let flags = Flags::check(&bare.flags, &[("platform", Kind::Single)])?;
-        Ok(Self { base: base.text(), name, platform: flags.text("platform"), as_keyword })
+        Ok(Self { base: image.text(), name, platform: flags.text("platform"), as_keyword })
     }
 }
 

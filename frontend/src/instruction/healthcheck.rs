@@ -108,10 +108,8 @@ fn retries(text: Option<Text>) -> Result<u32, Diagnostic> {
         other => {
             let digits = text.as_str().strip_prefix(['+', '-']).unwrap_or(text.as_str());
             let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            let reason = match other.is_ok() || number {
-                true => "value out of range",
-                false => "invalid syntax",
-            };
+            let reason =
+                if other.is_ok() || number { "value out of range" } else { "invalid syntax" };
             let text = Quoted(text.as_str());
             Err(wrong(format!("strconv.ParseInt: parsing {text}: {reason}")))
         }

@@ -370,14 +370,12 @@ fn fields(flag: &Text, plural: &str) -> Result<Vec<Text>, Diagnostic> {
     })?;
     // Quotes or escapes in the flag move what stands behind them.
     let moved = flag.span.end - flag.span.start != flag.value.len();
-    let place = |start: usize, length: usize| match moved {
-        true => flag.span,
-        false => Span::new(flag.span.start + start, flag.span.start + start + length),
+    let place = |(start, field): (usize, String)| {
+        let start = flag.span.start + start;
+        let span = if moved { flag.span } else { Span::new(start, start + field.len()) };
+        Text::new(field, span)
     };
-    Ok(fields
-        .into_iter()
-        .map(|(start, field)| Text::new(field.clone(), place(start, field.len())))
-        .collect())
+    Ok(fields.into_iter().map(place).collect())
 }
 
 fn suggest(message: String, span: Span, word: &str, options: &[&str]) -> Diagnostic {
@@ -409,6 +407,8 @@ fn size(text: &str) -> Option<u64> {
     };
     let bytes = number * 1024_f64.powi(power);
     // Beyond what a file system can hold, Go's conversion is undefined.
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
+    #[expect(clippy::cast_sign_loss, reason = "the range is checked")]
     (0.0..9.0e18).contains(&bytes).then_some(bytes as u64)
 }
 

@@ -11,10 +11,10 @@ pub(super) fn parse(bare: &BareInstruction) -> Result<Vec<Text>, Diagnostic> {
         return Err(bare.error("VOLUME requires at least one argument"));
     }
     Flags::check(&bare.flags, &[])?;
-    volumes.into_iter().map(trimmed).collect()
+    volumes.iter().map(trimmed).collect()
 }
 
-fn trimmed(volume: Text) -> Result<Text, Diagnostic> {
+fn trimmed(volume: &Text) -> Result<Text, Diagnostic> {
     match volume.value.trim() {
         "" => {
             let message = "VOLUME specified can not be an empty string";

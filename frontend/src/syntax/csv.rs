@@ -32,15 +32,14 @@ pub fn fields(line: &str) -> Result<Vec<(usize, String)>, CsvError> {
     let mut start = 0;
     loop {
         let rest = &line[start..];
-        let (field, length) = match rest.strip_prefix('"') {
-            Some(_) => quoted(line, start)?,
-            None => {
-                let field = rest.split(',').next().unwrap_or_default();
-                if let Some(quote) = field.find('"') {
-                    return Err(CsvError::BareQuote { column: start + quote + 1 });
-                }
-                (field.to_owned(), field.len())
+        let (field, length) = if rest.starts_with('"') {
+            quoted(line, start)?
+        } else {
+            let field = rest.split(',').next().unwrap_or_default();
+            if let Some(quote) = field.find('"') {
+                return Err(CsvError::BareQuote { column: start + quote + 1 });
             }
+            (field.to_owned(), field.len())
         };
         fields.push((start, field));
         start += length + 1;

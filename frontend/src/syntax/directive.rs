@@ -17,13 +17,16 @@ pub struct Directive {
 /// The names that make a comment a directive.
 const NAMES: [&str; 3] = ["syntax", "escape", "check"];
 
+/// White space around names and values (Go's `\s`).
+const BLANKS: [char; 5] = ['\t', '\n', '\x0c', '\r', ' '];
+
 impl Directive {
     /// The name, in lower case, and value of the directive that the comment `text` (without its
     /// `#`) is.
     pub fn from_comment(text: &str) -> Option<(String, &str)> {
         let (name, value) = text.trim_start().split_once('=')?;
-        let name = name.trim_end().to_ascii_lowercase();
-        let value = value.trim();
+        let name = name.trim_end_matches(BLANKS).to_ascii_lowercase();
+        let value = value.trim_matches(BLANKS);
         let known = NAMES.contains(&name.as_str()) && !value.is_empty();
         known.then_some((name, value))
     }

@@ -23,13 +23,11 @@ impl Flag {
             None => (word, None),
         };
         // Quotes before the `=` move it; then both halves stand where the whole does.
-        let name_span = match written.as_str().starts_with(name) {
-            true => written.slice(0..name.len()).span(),
-            false => span,
-        };
-        let value_span = match written.as_str().find('=') {
-            Some(at) if name_span != span || value.is_none() => written.tail(at + 1).span(),
-            _ => span,
+        let plain = written.as_str().starts_with(name);
+        let name_span = if plain { written.slice(0..name.len()).span() } else { span };
+        let value_span = match value {
+            Some(_) if plain => written.tail(name.len() + 1).span(),
+            Some(_) | None => span,
         };
         Self {
             name: Text::new(name.to_owned(), name_span),

@@ -40,11 +40,11 @@ impl Heredoc {
             Some(rest) => (true, rest),
             None => (false, rest),
         };
-        let quoted = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r']);
-        if quoted.is_empty() || quoted.contains('<') {
+        let written = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r']);
+        if written.is_empty() || written.contains('<') {
             return Ok(None);
         }
-        let words = |lexer: Lexer| lexer.words(quoted, &NoEnv).map_err(|error| error.at(span));
+        let words = |lexer: Lexer| lexer.words(written, &NoEnv).map_err(|error| error.at(span));
         let (names, quoted_names) = (words(NAME)?, words(QUOTED_NAME)?);
         let [name] = names.as_slice() else { return Ok(None) };
         let quotes: usize = quoted_names.iter().map(|name| count_quotes(name)).sum();

@@ -31,11 +31,10 @@ fn word_end(text: &str, start: usize, escape: char) -> (usize, usize) {
             None if matches!(c, '\'' | '"') => quote = Some(c),
             Some(open) if c == open => quote = None,
             // Between single quotes nothing can be escaped.
-            None | Some('"') if c == escape => {
-                if chars.next().is_none() {
-                    return (start + at, text.len());
-                }
-            }
+            None | Some('"') if c == escape => match chars.next() {
+                Some(_) => {}
+                None => return (start + at, text.len()),
+            },
             _ => {}
         }
     }
