@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rbuild_cache::digest::Digest;
-use rbuild_cache::oci::{Descriptor, ImageRef, Platform};
+use rbuild_cache::oci::{Descriptor, ImageRef, Manifest, Platform};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
 use rbuild_solver::graph::ImageLayer;
@@ -97,10 +97,35 @@ impl Images {
         image_document::resolve(&layout, name, &location, &root, platform).await
     }
 
-    /// The repositories, as images, in which the blob called `digest` is known to be.
+    /// An image, at whatever registry, in whose repository the blob called `digest` is known to be.
     pub fn origin(&self, digest: &Digest) -> Option<ImageRef> {
+        self.recall_origin(digest.as_bytes())
+    }
+
+    /// An image at `registry` in whose repository the blob called `digest` is known to be.
+    pub fn origin_at(&self, digest: &Digest, registry: &str) -> Option<ImageRef> {
+        self.recall_origin(&[digest.as_bytes(), registry.as_bytes()].concat())
+    }
+
+    /// Notes that the blob called `digest` is in the repository of `image`: pushes to other
+    /// repositories of that registry can then leave it to the registry.
+    pub fn note_origin(&self, digest: &Digest, image: &ImageRef) {
+        let repository = format!("{}/{}", image.registry(), image.repository());
+        let at_registry = [digest.as_bytes(), image.registry().as_bytes()].concat();
+        for key in [digest.as_bytes().to_vec(), at_registry] {
+            if self.recall_origin(&key).is_some_and(|known| known.registry() == image.registry()) {
+                continue;
+            }
+            // Without it, only a push would send more than it must.
+            if let Err(error) = self.state.index().remember(ORIGIN, &key, repository.as_bytes()) {
+                tracing::debug!(%error, "the blob's repository is not remembered");
+            }
+        }
+    }
+
+    fn recall_origin(&self, key: &[u8]) -> Option<ImageRef> {
         // An index that cannot be read costs a transfer, not the build.
-        let memo = self.state.index().recall(ORIGIN, digest.as_bytes()).ok()??;
+        let memo = self.state.index().recall(ORIGIN, key).ok()??;
         String::from_utf8(memo).ok()?.parse().ok()
     }
 
@@ -229,20 +254,11 @@ impl Images {
         self.state.blobs().read(&Descriptor::new(media_type, *digest, size)).ok()
     }
 
-    /// Notes in which repository the layers of a manifest are, for pushes that can then leave them
-    /// to the registry.
+    /// Notes in which repository the blobs of a manifest are.
     fn note_origins(&self, image: &ImageRef, manifest: &[u8]) {
-        let Ok(manifest) = serde_json::from_slice::<rbuild_cache::oci::Manifest>(manifest) else {
-            return;
-        };
-        let repository = format!("{}/{}", image.registry(), image.repository());
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else { return };
         for blob in manifest.layers.iter().chain([&manifest.config]) {
-            let (key, value) = (blob.digest.as_bytes(), repository.as_bytes());
-            // Only a push would send more than it must.
-            if let Err(error) = self.state.index().remember(ORIGIN, key, value) {
-                tracing::debug!(%error, "the blob's repository is not remembered");
-                return;
-            }
+            self.note_origin(&blob.digest, image);
         }
     }
 

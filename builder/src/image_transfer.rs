@@ -118,9 +118,14 @@ impl BlobSource for StoredBlobs {
         Ok(Box::new(reader.map_err(std::io::Error::other)?))
     }
 
-    fn origin(&self, digest: &Digest) -> Option<ImageRef> {
+    fn origin(&self, digest: &Digest, registry: &str) -> Option<ImageRef> {
         let location = self.locations.get(digest).and_then(|location| Images::image_at(location));
-        location.or_else(|| self.images.origin(digest))
+        let here = location.filter(|image| image.registry() == registry);
+        here.or_else(|| self.images.origin_at(digest, registry))
+    }
+
+    fn arrived(&self, digest: &Digest, image: &ImageRef) {
+        self.images.note_origin(digest, image);
     }
 }
 

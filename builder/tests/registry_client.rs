@@ -9,6 +9,7 @@ use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::secrets::RegistryAuth;
 use rbuild::image_source::{Images, ResolveMode};
 use rbuild::image_transfer;
+use rbuild::registry::proxy::Proxies;
 use rbuild::registry::push::{BlobSource, Naming, PushContent, Pushed};
 use rbuild::registry::{Registry, RegistrySettings};
 use rbuild_cache::digest::Digest;
@@ -18,7 +19,9 @@ use rbuild_solver::image_source::ImageSourceError;
 use rbuild_solver::progress::{Reporter, Silent, Task};
 use tempfile::TempDir;
 
+use crate::faulty_registry::{FaultyRegistry, status};
 use crate::needs::{Need, lacking};
+use crate::rbuild::run;
 use crate::registry::{PASSWORD, TestRegistry, USER};
 
 fn lacks() -> bool {
@@ -163,11 +166,15 @@ async fn what_is_pushed_is_pulled() {
     assert_eq!(pulled.digest, made.digest);
     assert_eq!(there.layers(&pulled), digests(&layers()));
 
-    // Another repository of the same registry gets the layers without their travelling.
+    // Other repositories of the same registry get the layers without their travelling, from who
+    // pulled them as well as from who pushed them.
+    for (side, repository) in [(&there, "other/app:v1"), (&here, "third/app:v1")] {
+        let other = registry.image(repository);
+        side.images.state().layout().set(std::slice::from_ref(&other), &pulled).unwrap();
+        let mounted = side.push(&other).await.unwrap();
+        assert_eq!((mounted.sent, mounted.mounted, mounted.existing), (0, 5, 0), "{repository}");
+    }
     let other = registry.image("other/app:v1");
-    there.images.state().layout().set(std::slice::from_ref(&other), &pulled).unwrap();
-    let mounted = there.push(&other).await.unwrap();
-    assert_eq!((mounted.sent, mounted.mounted, mounted.existing), (0, 5, 0));
     assert_eq!(Side::new().pull(&other).await.unwrap().digest, made.digest);
 }
 
@@ -263,6 +270,116 @@ async fn tokens_are_asked_for_both_scopes_of_a_mount() {
     let asked = &registry.token_requests()[asked + 1..];
     assert_eq!(asked.len(), 2, "one for the repository, one for both: {asked:?}");
     assert!(asked[1].contains("one%2Fapp%3Apull") && asked[1].contains("two%2Fapp%3Apull%2Cpush"));
+}
+
+#[tokio::test]
+async fn credentials_come_from_helpers_and_podman_too() {
+    if lacks() {
+        return;
+    }
+    let registry = TestRegistry::with_password();
+    let name = registry.image("private/app:v1");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+
+    // podman's file.
+    let login =
+        base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{USER}:{PASSWORD}"));
+    let auth =
+        serde_json::json!({"auths": {format!("{}/private", registry.host): {"auth": login}}});
+    fs_err::write(path("auth.json"), auth.to_string()).unwrap();
+    let auth_files = vec![path("auth.json")];
+    let side = Side::with(RegistrySettings { auth_files, ..RegistrySettings::default() });
+    side.make(&name, &layers());
+    side.push(&name).await.unwrap();
+
+    // docker's helpers: one that answers, one that hangs.
+    let helper = |script: &str| {
+        let file = path("docker-credential-rbuild-test");
+        fs_err::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs_err::set_permissions(&file, mode).unwrap();
+        let config = serde_json::json!({"credHelpers": {&registry.host: "rbuild-test"}});
+        fs_err::write(path("config.json"), config.to_string()).unwrap();
+        Side::with(RegistrySettings {
+            docker_config: Some(folder.path().to_owned()),
+            helper_folder: Some(folder.path().to_owned()),
+            helper_patience: std::time::Duration::from_millis(300),
+            ..RegistrySettings::default()
+        })
+    };
+    let answer = serde_json::json!({"ServerURL": "", "Username": USER, "Secret": PASSWORD});
+    helper(&format!("[ $1 = get ] && cat > /dev/null && echo '{answer}'"))
+        .pull(&name)
+        .await
+        .unwrap();
+    let none = helper("echo 'credentials not found in native keychain'; exit 1");
+    assert!(none.pull(&name).await.unwrap_err().message.contains("no credentials for it"));
+    let hangs = helper("exec sleep 60").pull(&name).await.unwrap_err();
+    assert!(hangs.message.contains("`docker-credential-rbuild-test`: no answer within"), "{hangs}");
+}
+
+#[tokio::test]
+async fn what_skopeo_writes_is_read_and_back() {
+    if lacks() || lacking(&[Need::Program("skopeo")]) {
+        return;
+    }
+    let registry = TestRegistry::open();
+    let side = Side::new();
+    let folder = tempfile::tempdir().unwrap();
+    let name = registry.image("first:v1");
+    // A real tar, since skopeo looks into layers when it compresses them anew.
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(100_000);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", &noise(5, 100_000)[..]).unwrap();
+    let made = side.make(&name, &[tar.into_inner().unwrap()]);
+    side.push(&name).await.unwrap();
+    let copy = |options: &[&str], to: &str| {
+        let (from, to) = (format!("docker://{name}"), format!("docker://{}", registry.image(to)));
+        let fixed = ["copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"];
+        run("skopeo", &[&fixed[..], options, &[&from, &to]].concat());
+    };
+    copy(&["--preserve-digests"], "same:v1");
+    assert_eq!(side.again().pull(&registry.image("same:v1")).await.unwrap().digest, made.digest);
+    for (to, media_type, options) in [
+        ("docker:v1", MediaType::DockerManifest, vec!["--format", "v2s2"]),
+        ("gzip:v1", MediaType::OciManifest, vec!["--dest-compress-format", "gzip"]),
+        ("zstd:v1", MediaType::OciManifest, vec!["--dest-compress-format", "zstd"]),
+    ] {
+        copy(&options, to);
+        let there = Side::new();
+        let pulled = there.pull(&registry.image(to)).await.unwrap();
+        assert_eq!(pulled.media_type, media_type, "{to}");
+        // And on to another name, byte for byte.
+        let again = registry.image(&format!("again/{to}"));
+        there.images.state().layout().set(std::slice::from_ref(&again), &pulled).unwrap();
+        there.push(&again).await.unwrap();
+        let layout = format!("oci:{}:x", folder.path().join(to).display());
+        run(
+            "skopeo",
+            &["copy", "-q", "--src-tls-verify=false", &format!("docker://{again}"), &layout],
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_where_it_is_meant() {
+    let proxied = FaultyRegistry::start(|asked| {
+        // A request to a proxy names the whole address.
+        (!asked.path.starts_with("http://registry.invalid/")).then(|| status(500))
+    });
+    let proxies = Proxies { http: Some(proxied.host.clone()), ..Proxies::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registries.toml");
+    fs_err::write(&path, "[registry.\"registry.invalid\"]\nhttp = true\n").unwrap();
+    let settings =
+        RegistrySettings { proxies, registries: vec![path], ..RegistrySettings::default() };
+    let error = Side::with(settings).pull("registry.invalid/app:v1").await.unwrap_err();
+    assert!(error.message.contains("was not found"), "{}", error.message);
+    assert!(proxied.asked().iter().all(|a| a.path.starts_with("http://registry.invalid/v2/app/")));
+    assert!(!proxied.asked().is_empty());
 }
 
 #[tokio::test]

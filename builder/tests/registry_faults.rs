@@ -69,16 +69,19 @@ async fn passing_faults_of_a_pull_are_borne() {
         let headers = headers.map(|(name, value)| (name.to_owned(), value)).to_vec();
         Reply::Answer { status: 429, headers, body: Vec::new() }
     };
-    borne("none", |_| None).await;
-    borne("429 without a time", first(status(429))).await;
-    borne("429 in seconds", first(with_header(429, "retry-after", "1"))).await;
-    borne("429 at a date", first(at(1))).await;
-    borne("500", first(status(500))).await;
-    borne("503", first(status(503))).await;
-    borne("reset", first(Reply::Reset)).await;
-    borne("manifests and blobs are cut", first(Reply::CutAfter(50))).await;
-    borne("blobs are cut late", first_blob(Reply::CutAfter(65_000))).await;
-    borne("flipped", first(Reply::Flipped)).await;
+    let cases: Vec<BoxFuture<'_, ()>> = vec![
+        Box::pin(borne("none", |_| None)),
+        Box::pin(borne("429 without a time", first(status(429)))),
+        Box::pin(borne("429 in seconds", first(with_header(429, "retry-after", "1")))),
+        Box::pin(borne("429 at a date", first(at(1)))),
+        Box::pin(borne("500", first(status(500)))),
+        Box::pin(borne("503", first(status(503)))),
+        Box::pin(borne("reset", first(Reply::Reset))),
+        Box::pin(borne("manifests and blobs are cut", first(Reply::CutAfter(50)))),
+        Box::pin(borne("blobs are cut late", first_blob(Reply::CutAfter(65_000)))),
+        Box::pin(borne("flipped", first(Reply::Flipped))),
+    ];
+    futures::future::join_all(cases).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,17 +251,20 @@ async fn passing_faults_of_a_push_are_borne() {
             (count.fetch_add(1, Ordering::SeqCst) < 3).then(|| reply.clone())
         }
     };
-    pushed("none", |_| None).await;
-    pushed("429", with(with_header(429, "retry-after", "0"))).await;
-    pushed("500", with(status(500))).await;
-    pushed("503", with(status(503))).await;
-    pushed("reset", with(Reply::Reset)).await;
-    // The registry took it, but its answer is lost.
-    pushed("lost answers", with(Reply::CutAfter(0))).await;
     let lost_sessions = |asked: &Asked| {
         (asked.method == "PUT" && asked.path.contains("/uploads/1")).then(|| status(404))
     };
-    pushed("a lost session", lost_sessions).await;
+    let cases: Vec<BoxFuture<'_, ()>> = vec![
+        Box::pin(pushed("none", |_| None)),
+        Box::pin(pushed("429", with(with_header(429, "retry-after", "0")))),
+        Box::pin(pushed("500", with(status(500)))),
+        Box::pin(pushed("503", with(status(503)))),
+        Box::pin(pushed("reset", with(Reply::Reset))),
+        // The registry took it, but its answer is lost.
+        Box::pin(pushed("lost answers", with(Reply::CutAfter(0)))),
+        Box::pin(pushed("a lost session", lost_sessions)),
+    ];
+    futures::future::join_all(cases).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

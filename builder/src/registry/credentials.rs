@@ -91,6 +91,7 @@ struct HelperAnswer {
 pub struct Credentials {
     docker: Option<PathBuf>,
     others: Vec<PathBuf>,
+    helper_folder: Option<PathBuf>,
     helper_patience: Duration,
 }
 
@@ -100,6 +101,7 @@ impl Credentials {
         Self {
             docker: settings.docker_config.as_ref().map(|folder| folder.join("config.json")),
             others: settings.auth_files.clone(),
+            helper_folder: settings.helper_folder.clone(),
             helper_patience: settings.helper_patience,
         }
     }
@@ -241,7 +243,9 @@ impl Credentials {
         if helper.contains('/') {
             return Err(failed("its name must not contain `/`".into()));
         }
-        let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
+        let name = format!("docker-credential-{helper}");
+        let program = self.helper_folder.as_ref().map_or_else(|| (&name).into(), |f| f.join(&name));
+        let mut child = tokio::process::Command::new(program)
             .arg(verb)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

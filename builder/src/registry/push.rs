@@ -49,8 +49,10 @@ pub trait BlobSource: Send + Sync {
     async fn ensure(&self, descriptor: &Descriptor, task: &Task) -> Result<(), ImageSourceError>;
     /// Opens the blob; called anew for each attempt to send it.
     fn open(&self, descriptor: &Descriptor) -> std::io::Result<Box<dyn Read + Send>>;
-    /// An image in whose repository the blob is known to be.
-    fn origin(&self, digest: &Digest) -> Option<ImageRef>;
+    /// An image at `registry` in whose repository the blob is known to be.
+    fn origin(&self, digest: &Digest, registry: &str) -> Option<ImageRef>;
+    /// Is told that the blob is in the repository of `image` now.
+    fn arrived(&self, digest: &Digest, image: &ImageRef);
 }
 
 /// What a push came to.
@@ -186,7 +188,11 @@ impl Job<'_> {
             while running.len() < at_once
                 && let Some(blob) = waiting.pop()
             {
-                running.push(Box::pin(async { Ok((self.push_blob(blob).await?, blob.size)) }));
+                running.push(Box::pin(async {
+                    let way = self.push_blob(blob).await?;
+                    self.source.arrived(&blob.digest, self.image);
+                    Ok((way, blob.size))
+                }));
             }
             match running.try_next().await? {
                 None => return Ok(pushed),
@@ -247,11 +253,11 @@ impl Job<'_> {
 
     /// Asks the registry to take the blob over from a repository in which it is.
     async fn mount(&self, blob: &Descriptor) -> Result<Mount, Cause> {
-        let Some(origin) = self.source.origin(&blob.digest) else { return Ok(Mount::No) };
-        let elsewhere = origin.registry() != self.image.registry();
-        if elsewhere || origin.repository() == self.image.repository() {
-            return Ok(Mount::No);
-        }
+        let registry = self.image.registry();
+        let origin = self.source.origin(&blob.digest, registry).filter(|origin| {
+            origin.registry() == registry && origin.repository() != self.image.repository()
+        });
+        let Some(origin) = origin else { return Ok(Mount::No) };
         let query = url::form_urlencoded::Serializer::new(String::new())
             .append_pair("mount", &blob.digest.to_string())
             .append_pair("from", origin.repository())

@@ -33,6 +33,8 @@ pub struct RegistrySettings {
     pub transfers: usize,
     /// A blob of at least twice this length, in bytes, is fetched as several ranges of this length.
     pub range: u64,
+    /// Where credential helpers are; by the search path when absent.
+    pub helper_folder: Option<PathBuf>,
     /// For how long a credential helper may run.
     pub helper_patience: Duration,
 }
@@ -51,6 +53,7 @@ impl Default for RegistrySettings {
             patience: Duration::from_secs(40),
             transfers: 6,
             range: 8 << 20,
+            helper_folder: None,
             helper_patience: Duration::from_secs(15),
         }
     }
