@@ -26,7 +26,7 @@ fn plain_numbers_every_step_and_says_how_it_ended() {
         assert_eq!(ends + usize::from(step.cached), 1, "{step:?}\n{first}");
     }
     let step = first.step("RUN echo to stdout && echo to stderr >&2");
-    assert!(step.name.starts_with("[build 2/2] "), "{step:?}");
+    assert!(step.name.starts_with("[build "), "{step:?}");
     let said = |text: &str| {
         // BuildKit's lines: seconds since the step began, then what it said.
         step.lines.iter().any(|line| {
@@ -35,7 +35,8 @@ fn plain_numbers_every_step_and_says_how_it_ended() {
         })
     };
     assert!(said("to stdout") && said("to stderr"), "{step:?}");
-    assert!(first.has_step("[stage-1 2/3] COPY --from=build /etc/passwd /copied"), "{first}");
+    let copy = first.step("COPY --from=build /etc/passwd /copied");
+    assert!(copy.name.starts_with("[stage-1 "), "{copy:?}");
     assert_eq!(first.stdout, "");
 
     let second = rbuild.build(&context).succeeds();
