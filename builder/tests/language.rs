@@ -40,7 +40,7 @@ HEALTHCHECK --interval=5s --retries=2 CMD wget -q localhost || exit 1
 SHELL ["/bin/sh", "-ec"]
 ONBUILD RUN echo triggered > /triggered
 ENTRYPOINT ["/bin/server"]
-CMD --port $PORT
+CMD serve --port $PORT
 "#,
     )]);
     rbuild.build(&context).args(["--label", "from=flag"]).output("type=oci", &tar).succeeds();
@@ -54,7 +54,7 @@ CMD --port $PORT
             "ExposedPorts": {"53/udp": {}, "80/tcp": {}},
             "Env": [path, "PORT=80", "NAME=a b", "GREETING=a b", "EMPTY="],
             "Entrypoint": ["/bin/server"],
-            "Cmd": ["/bin/sh", "-ec", "--port $PORT"],
+            "Cmd": ["/bin/sh", "-ec", "serve --port $PORT"],
             "Volumes": {"/data": {}, "/logs": {}},
             "WorkingDir": "/srv/app",
             "Labels": {"from": "flag", "title": "An app", "version": "1.2"},

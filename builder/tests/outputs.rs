@@ -30,9 +30,10 @@ fn skopeo_and_umoci_read_an_oci_archive() {
     if lacking(&[&needs::STEPS[..], &[Need::Program("skopeo"), Need::Program("umoci")]].concat()) {
         return;
     }
+    let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
     let tar = out.path().join("image.tar");
-    rbuild.build(sample()).args(["-t", "sample:v1"]).output("type=oci", &tar).succeeds();
+    rbuild.build(&sample).args(["-t", "sample:v1"]).output("type=oci", &tar).succeeds();
 
     let image = OciArchive::open(&tar);
     assert_eq!(image.config["config"]["User"], "www-data");
@@ -69,9 +70,10 @@ fn check_podman_runs(output: &str) {
     if lacking(&[&needs::STEPS[..], &podman::NEEDED].concat()) {
         return;
     }
+    let sample = sample();
     let (rbuild, out, podman) = (Rbuild::new(), scratch(), Podman::new());
     let tar = out.path().join("image.tar");
-    rbuild.build(sample()).args(["-t", "sample:v1"]).output(output, &tar).succeeds();
+    rbuild.build(&sample).args(["-t", "sample:v1"]).output(output, &tar).succeeds();
     let loaded = podman.run(&["load", "--quiet", "--input", tar.to_str().unwrap()]);
     assert!(loaded.contains("sample:v1"), "{loaded}");
     assert_eq!(podman.run_image("sample:v1", &[]), SAID);
@@ -82,9 +84,10 @@ fn a_tar_holds_the_file_system() {
     if lacking(&needs::STEPS) {
         return;
     }
+    let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
     let path = out.path().join("fs.tar");
-    rbuild.build(sample()).output("type=tar", &path).succeeds();
+    rbuild.build(&sample).output("type=tar", &path).succeeds();
     let files = tar_files(fs_err::File::open(&path).unwrap());
     assert_eq!(files["work/file"], b"text\n");
     assert!(files.contains_key("work/link"));
@@ -98,8 +101,9 @@ fn a_tar_goes_to_stdout_alone() {
     if lacking(&needs::STEPS) {
         return;
     }
+    let sample = sample();
     let rbuild = Rbuild::new();
-    let run = rbuild.build(sample()).args(["-o", "type=tar,dest=-"]);
+    let run = rbuild.build(&sample).args(["-o", "type=tar,dest=-"]);
     let output = { run }.command.stdout(Stdio::piped()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(tar_files(&output.stdout[..])["work/file"], b"text\n");
@@ -111,8 +115,9 @@ fn a_folder_gets_the_file_system() {
     if lacking(&needs::STEPS) {
         return;
     }
+    let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
-    rbuild.build(sample()).output("type=local", out.path()).succeeds();
+    rbuild.build(&sample).output("type=local", out.path()).succeeds();
     let work = out.path().join("work");
     assert_eq!(fs_err::read_to_string(work.join("link")).unwrap(), "text\n");
     assert!(fs_err::symlink_metadata(work.join("link")).unwrap().is_symlink());
@@ -128,9 +133,10 @@ fn an_image_stays_in_the_store_under_its_names() {
     if lacking(&[&needs::STEPS[..], &[Need::Program("skopeo")]].concat()) {
         return;
     }
+    let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
     rbuild
-        .build(sample())
+        .build(&sample)
         .args(["-t", "sample:v1", "-t", "example.org/other/sample:v2"])
         .succeeds();
     let images = rbuild.command().arg("images").succeeds();
@@ -171,12 +177,13 @@ fn metadata_and_id_are_written_where_asked() {
     if lacking(&needs::STEPS) {
         return;
     }
+    let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
     let tar = out.path().join("image.tar");
     let metadata = out.path().join("metadata.json");
     let id = out.path().join("id");
     rbuild
-        .build(sample())
+        .build(&sample)
         .args(["-t", "sample:v1"])
         .output("type=oci", &tar)
         .arg("--metadata-file")
@@ -217,11 +224,12 @@ fn two_state_folders_give_one_digest() {
     if lacking(&needs::STEPS) {
         return;
     }
+    let sample = sample();
     let digests = [1, 2].map(|jobs: u8| {
         let (rbuild, out) = (Rbuild::new(), scratch());
         let tar = out.path().join("image.tar");
         rbuild
-            .build(sample())
+            .build(&sample)
             .args(["--jobs", &jobs.to_string()])
             .env("SOURCE_DATE_EPOCH", "1700000000")
             .output("type=oci,rewrite-timestamp=true", &tar)
