@@ -1,12 +1,9 @@
 //! What people get wrong, and what surroundings do wrong: one clear message, the right exit code,
 //! and nothing half-written.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 
-use crate::base::busybox;
-use crate::needs::{self, Need, lacking};
+use crate::needs::{self, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, run, scratch};
 
 /// Builds a context with that Dockerfile; the build must end with `code`, and say `texts`.
@@ -219,36 +216,4 @@ impl Drop for SmallDisk {
         // The folder's own removal shows a failure.
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
-}
-
-#[test]
-fn without_root_the_error_says_so() {
-    if lacking(&[&needs::STEPS[..], &[Need::Program("setpriv")]].concat()) {
-        return;
-    }
-    // The target folder may be out of another user's reach.
-    let folder = tempfile::tempdir().unwrap();
-    let reachable = |path: &Path, mode| {
-        fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    reachable(folder.path(), 0o777);
-    let program = folder.path().join("rbuild");
-    fs_err::copy(env!("CARGO_BIN_EXE_rbuild"), &program).unwrap();
-    let base = folder.path().join("base");
-    run("cp", &["-r", busybox().to_str().unwrap(), base.to_str().unwrap()]);
-    let context = folder.path().join("context");
-    crate::rbuild::write(context.join("Dockerfile"), "FROM busybox\nRUN true\n");
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(&program)
-        .args(["build", "--progress", "plain"])
-        .arg(format!("--build-context=busybox=oci-layout://{}", base.display()))
-        .arg(&context)
-        .env("RBUILD_ROOT", folder.path().join("root"))
-        .env("HOME", folder.path())
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("root"), "{stderr}");
 }

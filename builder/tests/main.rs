@@ -28,6 +28,7 @@ mod django;
 mod http_files;
 mod interrupts;
 mod language;
+mod ordinary_user;
 mod outputs;
 mod progress;
 mod registries;
