@@ -58,7 +58,8 @@ impl StateFolder {
         root: impl Into<PathBuf>,
         snapshotter: SnapshotterKind,
     ) -> Result<Self, StateError> {
-        let root = root.into();
+        // Others, in other folders, get paths in it: the sandbox's processes.
+        let root = std::path::absolute(root.into())?;
         let is_made = is_made(&root)?;
         if !is_made {
             FOLDERS.iter().try_for_each(|folder| fs_err::create_dir_all(root.join(folder)))?;
