@@ -22,19 +22,19 @@ use crate::digest::{CacheKey, Digest, TreeDigest};
 use crate::snapshot::SnapshotId;
 
 /// The version of the tables; a database of another version is not read.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE results (
         id INTEGER PRIMARY KEY,
-        snapshot TEXT NOT NULL,
+        snapshot TEXT NOT NULL UNIQUE,
         content BLOB NOT NULL,
         description TEXT NOT NULL,
         evidence TEXT NOT NULL,
         created INTEGER NOT NULL,
         last_used INTEGER NOT NULL
     );
-    CREATE INDEX results_by_snapshot ON results (snapshot);
+    
     CREATE TABLE keys (
         key BLOB PRIMARY KEY,
         result INTEGER NOT NULL REFERENCES results (id) ON DELETE CASCADE
@@ -116,22 +116,31 @@ impl Index {
     }
 
     /// Records a result under all of `keys`; what was known under one of them is forgotten.
+    ///
+    /// A snapshot has one record: one that is there already stays as it is, so that a result which
+    /// is found again under another key is as old as it was. Nothing is written when nothing is new.
     pub fn insert(&self, keys: &[CacheKey], record: &CacheRecord) -> Result<(), IndexError> {
+        if self.ask(|connection| are_known(connection, keys, &record.snapshot))? {
+            return Ok(());
+        }
         self.change(|transaction| {
-            let id = transaction
-                .prepare_cached(
-                    "INSERT INTO results
-                     (snapshot, content, description, evidence, created, last_used)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .insert(params![
-                    record.snapshot.as_str(),
-                    record.content.0.as_bytes(),
-                    record.description,
-                    record.evidence.to_string(),
-                    record.created,
-                    record.last_used,
-                ])?;
+            let id = match id_of(transaction, &record.snapshot)? {
+                Some(id) => id,
+                None => transaction
+                    .prepare_cached(
+                        "INSERT INTO results
+                         (snapshot, content, description, evidence, created, last_used)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .insert(params![
+                        record.snapshot.as_str(),
+                        record.content.0.as_bytes(),
+                        record.description,
+                        record.evidence.to_string(),
+                        record.created,
+                        record.last_used,
+                    ])?,
+            };
             add_keys(transaction, id, keys)
         })
     }
@@ -162,13 +171,13 @@ impl Index {
         })
     }
 
-    /// The record of the step that made `snapshot`; the oldest, if several made the same.
+    /// The record of the step that made `snapshot`.
     pub fn made(&self, snapshot: &SnapshotId) -> Result<Option<CacheRecord>, IndexError> {
         self.ask(|connection| {
             connection
                 .prepare_cached(
                     "SELECT snapshot, content, description, evidence, created, last_used
-                     FROM results WHERE snapshot = ?1 ORDER BY created, id LIMIT 1",
+                     FROM results WHERE snapshot = ?1",
                 )?
                 .query_row([snapshot.as_str()], record)
                 .optional()
@@ -265,6 +274,30 @@ impl Index {
 
 fn database_error(connection: &Connection, source: rusqlite::Error) -> IndexError {
     IndexError::Database { path: connection.path().unwrap_or_default().into(), source }
+}
+
+fn id_of(connection: &Connection, snapshot: &SnapshotId) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM results WHERE snapshot = ?1")?
+        .query_row([snapshot.as_str()], |row| row.get(0))
+        .optional()
+}
+
+fn are_known(
+    connection: &Connection,
+    keys: &[CacheKey],
+    snapshot: &SnapshotId,
+) -> rusqlite::Result<bool> {
+    let mut known = connection.prepare_cached(
+        "SELECT 1 FROM keys JOIN results ON results.id = keys.result
+         WHERE keys.key = ?1 AND results.snapshot = ?2",
+    )?;
+    for key in keys {
+        if !known.exists(params![bytes(key), snapshot.as_str()])? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn add_keys(transaction: &Transaction<'_>, id: i64, keys: &[CacheKey]) -> rusqlite::Result<()> {
@@ -430,7 +463,19 @@ mod tests {
         assert_eq!(index.lookup(&key("1")).unwrap(), Some(b.clone()));
         assert_eq!(index.records().unwrap(), [a, b.clone()]);
         index.insert(&[key("2")], &b).unwrap();
-        assert_eq!(index.records().unwrap(), [b.clone(), b]);
+        assert_eq!(index.records().unwrap(), [b]);
+    }
+
+    #[test]
+    fn a_result_that_is_found_again_is_as_old_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(&folder.path().join("index.db")).unwrap();
+        let a = result("a");
+        index.insert(&[key("1")], &a).unwrap();
+        let again = CacheRecord { created: 99, ..a.clone() };
+        index.insert(&[key("1"), key("2")], &again).unwrap();
+        assert_eq!(index.lookup(&key("1")).unwrap(), Some(a.clone()));
+        assert_eq!(index.lookup(&key("2")).unwrap(), Some(a));
     }
 
     #[test]
