@@ -89,7 +89,7 @@ pub struct SandboxMount {
 }
 
 /// What a [`SandboxMount`] shows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub enum SandboxMountSource {
     /// A folder or file of the host; `path` below `root` is resolved inside `root` at mount time.
     Bind {
@@ -138,6 +138,40 @@ pub enum SandboxMountSource {
     },
 }
 
+impl std::fmt::Debug for SandboxMountSource {
+    /// Shows everything but the bytes of a file: they are a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bind { root, path } => {
+                f.debug_struct("Bind").field("root", root).field("path", path).finish()
+            }
+            Self::Overlay { lower, path, upper } => f
+                .debug_struct("Overlay")
+                .field("lower", lower)
+                .field("path", path)
+                .field("upper", upper)
+                .finish(),
+            Self::Tmpfs { size, mode } => {
+                f.debug_struct("Tmpfs").field("size", size).field("mode", mode).finish()
+            }
+            Self::File { data, mode, uid, gid } => f
+                .debug_struct("File")
+                .field("bytes", &data.len())
+                .field("mode", mode)
+                .field("uid", uid)
+                .field("gid", gid)
+                .finish(),
+            Self::Socket { path, mode, uid, gid } => f
+                .debug_struct("Socket")
+                .field("path", path)
+                .field("mode", mode)
+                .field("uid", uid)
+                .field("gid", gid)
+                .finish(),
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
@@ -174,4 +208,16 @@ pub struct SandboxError {
     /// What lies behind.
     #[source]
     pub source: Option<std::io::Error>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let source =
+            SandboxMountSource::File { data: b"s3cr3t".to_vec(), mode: 0o400, uid: 0, gid: 0 };
+        assert_eq!(format!("{source:?}"), "File { bytes: 6, mode: 256, uid: 0, gid: 0 }");
+    }
 }

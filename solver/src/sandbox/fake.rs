@@ -6,10 +6,13 @@ use async_trait::async_trait;
 
 use super::{ExitStatus, OutputSink, ProcessSpec, Sandbox, SandboxError};
 
+/// What a command does in place of running.
+type Answer = dyn Fn(&ProcessSpec, &OutputSink) -> ExitStatus + Send + Sync;
+
 /// Remembers what it was asked to run, and answers with what a function says.
 pub struct Fake {
     asked: Mutex<Vec<ProcessSpec>>,
-    answer: Box<dyn Fn(&ProcessSpec, &OutputSink) -> ExitStatus + Send + Sync>,
+    answer: Box<Answer>,
 }
 
 impl Fake {

@@ -162,7 +162,7 @@ fn nothing_of_the_caller_leaks() {
     assert_eq!(fixture.output(script), "0 1 2 3 PATH=/bin A=b c /bin/busybox / / 0\n/\nfew");
     assert_eq!(fixture.run(fixture.command(&["ls", "/proc/1/fd"])).success(), "0\n1\n2\n3");
     let mut process = fixture.shell("pwd; ls -d etc bin");
-    process.cwd = "/proc/self/fd/3/../..".to_owned();
+    process.cwd = "/proc/self/fd/3/../..".into();
     // Wherever that leads, it is inside, or refused.
     if let Ok(outcome) = fixture.try_run(process) {
         assert!(!outcome.stdout.contains("etc\n") || outcome.stdout.starts_with('/'));
@@ -211,7 +211,7 @@ fn links_of_the_image_stay_inside() {
     std::os::unix::fs::symlink(outside.join("resolv"), etc.join("resolv.conf")).unwrap();
     std::os::unix::fs::symlink(&outside, fixture.layer().join("link")).unwrap();
     let mut process = fixture.shell("cat /etc/hosts /etc/resolv.conf /link/secret; pwd");
-    process.cwd = "/link/cwd".to_owned();
+    process.cwd = "/link/cwd".into();
     let secret = SandboxMountSource::File { data: b"s".to_vec(), mode: 0o400, uid: 0, gid: 0 };
     process.mounts.push(mount("/link/secret", secret));
     let outcome = fixture.run(process);

@@ -4,7 +4,7 @@
 //! sandbox server before anything else happens. Run as root it tests the sandbox of root; as a user,
 //! that of a user with ranges of ids, or with one id, whichever it has. Needs busybox, and a kernel
 //! that allows namespaces; says what it lacks, and passes, where they are missing.
-#![allow(clippy::print_stdout, reason = "a test runner reports")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test runner reports and panics")]
 
 mod fixture;
 mod isolation;

@@ -114,7 +114,7 @@ fn mounts_may_be_inside_of_mounts() {
         mount("/cache", SandboxMountSource::Bind { root: cache.clone(), path: String::new() }),
         mount("/cache/deep/secret", secret(0o400, 0, 0)),
     ];
-    process.cwd = "/cache/cwd".to_owned();
+    process.cwd = "/cache/cwd".into();
     assert_eq!(fixture.run(process).success(), "s3cr3t");
     let mut left: Vec<_> =
         fs_err::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();

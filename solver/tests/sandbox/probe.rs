@@ -116,8 +116,7 @@ fn calls_32() {
                 out("r8") _, out("r9") _, out("r10") _, out("r11") _,
             );
         }
-        let result = result as i32;
-        if result != -libc::EPERM {
+        if result != i64::from(-libc::EPERM) {
             println!("call {number} returned {result}");
             return;
         }

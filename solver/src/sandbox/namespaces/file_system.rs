@@ -87,7 +87,7 @@ impl Overlay<'_> {
         let mut target = PathBuf::from(self.lower[0]);
         if let Some((upper, work)) = self.upper {
             let (upper_name, work_name) = (name(upper)?, name(work)?);
-            options += &format!(",upperdir={upper_name},workdir={work_name}");
+            options = format!("{options},upperdir={upper_name},workdir={work_name}");
             upper.clone_into(&mut target);
         }
         for (key, value) in self.flags() {

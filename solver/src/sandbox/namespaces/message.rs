@@ -84,12 +84,14 @@ impl Failure {
     /// Says that `what` could not be done because of `error`.
     pub(super) fn new(what: impl Into<String>, error: impl Into<io::Error>) -> Self {
         let errno = error.into().raw_os_error();
-        Self { message: what.into(), hint: None, errno }
+        Self { errno, ..Self::refusal(what) }
     }
 
     /// Says what is wrong where no system call failed.
     pub(super) fn refusal(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, errno: None }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(LONGEST_TEXT));
+        Self { message, hint: None, errno: None }
     }
 
     /// Adds what helps.
@@ -120,6 +122,11 @@ impl<T, E: Into<io::Error>> OrFail<T> for Result<T, E> {
         self.map_err(|error| Failure::new(what(), error))
     }
 }
+
+/// The most bytes of a message. What is longer goes into memory; what could be is cut.
+const LARGEST: usize = 16 * 1024;
+/// The most bytes that a failure says, so that it fits a message however JSON writes it.
+const LONGEST_TEXT: usize = 2 * 1024;
 
 /// Makes two connected sockets that keep the borders of messages.
 pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -166,7 +173,7 @@ pub(super) fn send(
 pub(super) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; 64 * 1024];
+    let mut bytes = [0; LARGEST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {

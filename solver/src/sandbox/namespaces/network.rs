@@ -240,7 +240,7 @@ impl Program {
         match self {
             // It writes its process id when it is ready.
             Self::Pasta => {
-                arguments.extend(["--pid".to_owned(), format!("/proc/{keeper}/fd/{ready}")])
+                arguments.extend(["--pid".to_owned(), format!("/proc/{keeper}/fd/{ready}")]);
             }
             Self::Slirp4netns => {
                 arguments.extend([

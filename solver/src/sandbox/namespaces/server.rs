@@ -40,9 +40,9 @@ pub fn serve_when_asked() {
     let Some(argument) = std::env::args_os().nth(1) else { return };
     let served = if argument == ARGUMENT {
         let Err(failure) = prepare();
-        serve(Err(failure))
+        serve(Some(&failure))
     } else if argument == PROTECTED {
-        serve(Ok(()))
+        serve(None)
     } else {
         return;
     };
@@ -92,7 +92,7 @@ fn copied_program() -> io::Result<OwnedFd> {
 
 /// Starts a supervisor for every request that comes in, until the socket is closed; or answers
 /// with what went wrong before.
-fn serve(ready: Result<(), Failure>) -> io::Result<()> {
+fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     syscalls::forget_children();
     let filter = seccomp::default_filter();
@@ -101,7 +101,7 @@ fn serve(ready: Result<(), Failure>) -> io::Result<()> {
     while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
         if start.network == NetworkMode::Default
-            && ready.is_ok()
+            && obstacle.is_none()
             && !network.as_ref().is_some_and(Network::is_alive)
         {
             network = Some(Network::start());
@@ -114,11 +114,12 @@ fn serve(ready: Result<(), Failure>) -> io::Result<()> {
             // A step that cannot be told cannot tell either.
             let _ = rustix::io::write(&descriptors.stderr, line.as_bytes());
         }
-        let started = ready.clone().and_then(|()| {
-            syscalls::clone_process(UnshareFlags::NEWPID)
+        let started = match obstacle {
+            Some(failure) => Err(failure.clone()),
+            None => syscalls::clone_process(UnshareFlags::NEWPID)
                 .or_fail(|| "cannot start a step")
-                .map_err(hint_at_privileges)
-        });
+                .map_err(hint_at_privileges),
+        };
         match started {
             Ok(Cloned::Child) => supervise_alone(socket, descriptors, &filter, network.as_ref()),
             Ok(Cloned::Parent(_)) => {}
