@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
     }
 
     /// What the request asks of the frontend, for one platform.
-    fn options(&self, platform: &Platform, contexts: &Contexts) -> BuildOptions {
+    pub(crate) fn options(&self, platform: &Platform, contexts: &Contexts) -> BuildOptions {
         let request = self.request;
         BuildOptions {
             context: contexts.context.clone(),
@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
     }
 
     /// Resolves all images that the Dockerfile needs, those that are known at once side by side.
-    async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         dockerfile: &Dockerfile,
         options: &BuildOptions,

@@ -1,5 +1,6 @@
 //! Builds container images from Dockerfiles.
 
+pub mod answer;
 pub mod build;
 pub mod cli;
 pub mod command;
@@ -24,6 +25,7 @@ use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef};
 use rbuild_solver::progress::{EventKind, Reporter};
 
+use crate::answer::Answer;
 use crate::build::Session;
 use crate::error::{BuildError, Problem};
 use crate::export::{Around, Exported, Exporter};
@@ -43,10 +45,8 @@ pub struct Outcome {
     pub names: Vec<ImageRef>,
     /// What exporters add to the metadata file.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// The answer to a `--call`, for stdout.
-    pub answer: Option<String>,
-    /// The answer says that something is wrong: the exit code is 1.
-    pub answer_failed: bool,
+    /// The answer to a `--call`; nothing was built then.
+    pub answer: Option<Answer>,
 }
 
 impl Outcome {
@@ -61,6 +61,9 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
     let exporters = exporters(request)?;
     let session = Session::open(request, reporter.clone())?;
     let loaded = session.load().await?;
+    if let Some(answer) = answer::answer(&session, &loaded).await? {
+        return Ok(Outcome { answer: Some(answer), ..Outcome::default() });
+    }
     let (built, warnings) = session.build(&loaded).await?;
     let mut outcome = Outcome { warnings, ..Outcome::default() };
     for exporter in exporters {

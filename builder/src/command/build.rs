@@ -48,12 +48,9 @@ fn build(request: &BuildRequest) -> Result<(), BuildError> {
         });
     }
     let built = result?;
-    if let Some(answer) = &built.answer {
-        print(answer)?;
-        return match built.answer_failed {
-            true => Err(BuildError { kind: ErrorKind::Failed, problems: Vec::new() }),
-            false => Ok(()),
-        };
+    if let Some(answer) = built.answer {
+        print(&answer.text)?;
+        return answer.failure.map_or(Ok(()), Err);
     }
     metadata::write(request, &built)?;
     show_result(request, &built)
