@@ -285,7 +285,7 @@ pub struct BaseImage {
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
     images: HashMap<(ImageName, Platform), ResolvedImage>,
-    /// What the source that `SOURCE_DATE_EPOCH` names ([`crate::EpochSource::Fetched`]) says, in
+    /// What the source that `SOURCE_DATE_EPOCH` names ([`crate::EpochSource`]) says, in
     /// seconds; absent when it says nothing.
     pub epoch: Option<i64>,
 }
