@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -267,17 +266,18 @@ fn last_message(messages: OwnedFd) -> String {
     last.unwrap_or("it ended at once").to_owned()
 }
 
+/// The host's `resolv.conf` with the connecting program as the only name server.
+///
+/// One on the host's loopback is out of reach inside; and pasta sends on what it forwards from an
+/// address of its own, also the answers of a server that was asked directly, so that these would
+/// never be taken for answers.
 fn reachable(resolv_conf: &[u8], name_server: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(resolv_conf);
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let on_loopback = words.next() == Some("nameserver")
-            && words.next().is_some_and(|address| {
-                address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-            });
-        let line = if on_loopback { format!("nameserver {name_server}") } else { line.to_owned() };
-        if !on_loopback || !lines.contains(&line) {
+        let is_server = line.split_whitespace().next() == Some("nameserver");
+        let line = if is_server { format!("nameserver {name_server}") } else { line.to_owned() };
+        if !is_server || !lines.contains(&line) {
             lines.push(line);
         }
     }
@@ -294,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_on_loopback_are_replaced() {
-        check("nameserver 10.0.0.1\nsearch a b\n", "nameserver 10.0.0.1\nsearch a b\n");
+    fn name_servers_are_replaced() {
+        check("nameserver 10.0.0.1\nsearch a b\n", "nameserver 192.0.2.53\nsearch a b\n");
         check("nameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.53\noptions edns0\n");
         check("nameserver ::1\nnameserver 127.0.0.1\n", "nameserver 192.0.2.53\n");
         check("# nameserver 127.0.0.1\n", "# nameserver 127.0.0.1\n");
