@@ -39,7 +39,7 @@ pub struct TarReader<R> {
 /// An entry of a tar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TarEntry {
-    /// Its path as it stands there: not checked, of any bytes but zero.
+    /// Its path as it stands there: not checked, of any bytes but zero, and perhaps empty.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: TarKind,
@@ -496,9 +496,6 @@ fn finish(
     kind: TarKind,
     records: Records,
 ) -> Result<TarEntry, TarError> {
-    if path.is_empty() {
-        return Err(TarError::Name("an empty path"));
-    }
     let id = |field: &[u8], name| -> Result<u32, TarError> {
         u32::try_from(number(field, name)?).map_err(|_| TarError::Number { field: name })
     };

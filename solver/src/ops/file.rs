@@ -874,6 +874,24 @@ mod tests {
     }
 
     #[test]
+    fn attributes_of_users_are_lost_and_those_of_the_kernel_stay() {
+        let Some(place) = Place::new(&["d/f=1"], &[]) else { return };
+        let file = place.base.as_ref().unwrap().path().join("d/f");
+        // Version 2, no capability at all: the shortest that the kernel takes.
+        let capability = [1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let set = |name: &str, value: &[u8]| {
+            rustix::fs::setxattr(&file, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+        };
+        set("user.note", b"1");
+        set("security.capability", &capability);
+        let within = CopyAction { from: CopySource::Input(0), ..copy(&["d"], "/x") };
+        place.run(vec![FileAction::Copy(within)]).unwrap();
+        let entry = place.layer().lookup(Path::new("x/f")).unwrap().unwrap();
+        let xattrs = place.layer().xattrs(&entry).unwrap();
+        assert_eq!(xattrs, [(c"security.capability".to_owned(), capability.to_vec())]);
+    }
+
+    #[test]
     fn hard_links_stay_hard_links() {
         let Some(place) = Place::new(&["d/b=old"], &["d/a=1", "d/b*d/a", "d/e/c*d/a"]) else {
             return;
@@ -1124,9 +1142,11 @@ mod tests {
         check(&["x/d/old=1"], &["d=file"], "x/ x/d=file");
         check(&["x/d->e", "x/e/"], &["d/"], "x/ x/d/");
         check(&["x/d->/e", "x/e/"], &["d/f=1"], "x/ x/e/ x/e/f=1");
-        check(&["x/old=1@600"], &["h*old"], "x/ x/h=1@600 x/old=1@600");
+        check(&["x/old=1@600"], &["h*old"], "x/ x/h=1 x/old=1");
         check(&["x/d/old=1"], &["d=file", "d/", "d/f=1"], "x/ x/d/ x/d/f=1");
         check(&[], &["./", "./f=1"], "x/ x/f=1");
+        check(&["x@700"], &["=", "./@777", "f=1"], "x/@700 x/f=1");
+        check(&[], &["f=1@600", "h*f@755"], "x/ x/f=1@755 x/h=1@755");
         check(&[], &[".wh.f=1"], "x/ x/.wh.f=1");
     }
 

@@ -130,11 +130,8 @@ impl Unpacking<'_> {
     ) -> Result<(), Failure> {
         let mut components = components(&entry.path);
         let Some(name) = components.pop() else {
-            return match entry.kind {
-                // It keeps what it has.
-                TarKind::Folder => Ok(()),
-                _ => Err(Failure::Why("would replace the directory that is unpacked into")),
-            };
+            // The directory that is unpacked into keeps what it has, whatever the entry is.
+            return Ok(());
         };
         let name = OsStr::from_bytes(&name);
         let open = match self.last.take() {
@@ -204,7 +201,13 @@ impl Unpacking<'_> {
                 )
                 .map_err(|error| failed(error.into()))?;
                 self.destination.note_link(&target, &path);
-                return Ok(());
+                // The last entry for a file says what it is.
+                metadata::set_owner_at(open.folder(), name, uid, gid).map_err(failed)?;
+                let there = Metadata::at(open.folder(), name).map_err(failed)?;
+                if there.is_some_and(|there| there.is_symlink()) {
+                    return Ok(());
+                }
+                metadata::set_mode_at(open.folder(), name, entry.mode).map_err(failed)?;
             }
             TarKind::Link(target) => {
                 rustix::fs::symlinkat(OsStr::from_bytes(target), open.folder(), name)
@@ -305,7 +308,9 @@ fn metadata_of(entry: &TarEntry, (uid, gid): (u32, u32)) -> Metadata {
 }
 
 fn xattrs(entry: &TarEntry) -> Result<Xattrs, Failure> {
-    let own = entry.xattrs.iter().filter(|(name, _)| !is_mark(name));
+    // What users note on their files is lost, as in BuildKit; what the kernel goes by is not.
+    let lost = |name: &[u8]| name.starts_with(b"user.") || is_mark(name);
+    let own = entry.xattrs.iter().filter(|(name, _)| !lost(name));
     own.map(|(name, value)| match CString::new(name.clone()) {
         Ok(name) => Ok((name, value.clone())),
         Err(_) => Err(Failure::Why("has an attribute without a name")),

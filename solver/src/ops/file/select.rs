@@ -193,7 +193,9 @@ fn item(
             Content::Special
         }
     };
-    let xattrs = view.xattrs(&entry)?;
+    // What users note on their files is lost, as in BuildKit; what the kernel goes by is not.
+    let mut xattrs = view.xattrs(&entry)?;
+    xattrs.retain(|(name, _)| !name.to_bytes().starts_with(b"user."));
     Ok(Item { path, entry, metadata, content, xattrs, same_as: None })
 }
 
