@@ -13,6 +13,7 @@
 //! [`Namespaces`] is the side of it that is in rbuild. `unsafe` is confined to
 //! [`syscalls`](self), a file below.
 
+mod bounds;
 mod file_system;
 mod forward;
 mod message;

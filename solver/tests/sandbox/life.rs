@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killing_rbuild_kills_its_steps", killing_rbuild_kills_its_steps),
     ("a_signal_is_told_from_a_code", a_signal_is_told_from_a_code),
     ("floods_of_output_pass_through", floods_of_output_pass_through),
+    ("fork_bombs_are_bounded", fork_bombs_are_bounded),
     ("steps_run_side_by_side", steps_run_side_by_side),
     ("a_dead_server_is_an_error_and_then_replaced", a_dead_server_is_an_error),
 ];
@@ -100,6 +101,20 @@ fn floods_of_output_pass_through() {
         counts.each_ref().map(|count| count.load(std::sync::atomic::Ordering::Relaxed)),
         [100_000_000, 1000]
     );
+}
+
+/// The bomb goes on until it may not any more, or has 3000 processes; then it ends as any step.
+fn fork_bombs_are_bounded() {
+    let fixture = Fixture::new();
+    let limit = fixture.output("cat /proc/sys/kernel/pid_max");
+    println!("    at most {limit} processes here");
+    let mut process = fixture.shell("for i in $(seq 3000); do sleep 7135 & done; echo forked");
+    process.network = rbuild_solver::graph::NetworkMode::None;
+    let start = Instant::now();
+    assert_eq!(fixture.run(process).success(), "forked");
+    println!("    3000 forks ended after {} ms", start.elapsed().as_millis());
+    assert_eq!(count("7135"), 0);
+    assert_eq!(fixture.output("echo fine"), "fine");
 }
 
 fn steps_run_side_by_side() {

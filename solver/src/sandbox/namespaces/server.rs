@@ -19,11 +19,11 @@ use rustix::fs::{CWD, MemfdFlags, SealFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
-use super::file_system;
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors, Start};
 use super::network::Network;
 use super::supervisor::supervise;
 use super::syscalls::{self, Cloned};
+use super::{bounds, file_system};
 use crate::graph::NetworkMode;
 use crate::sandbox::seccomp;
 
@@ -96,6 +96,7 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     syscalls::forget_children();
     let filter = seccomp::default_filter();
+    let killed_before = bounds::killed_for_memory();
     let mut network = None;
     let mut told = false;
     while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
@@ -121,7 +122,9 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
                 .map_err(hint_at_privileges),
         };
         match started {
-            Ok(Cloned::Child) => supervise_alone(socket, descriptors, &filter, network.as_ref()),
+            Ok(Cloned::Child) => {
+                supervise_alone(socket, descriptors, &filter, network.as_ref(), killed_before)
+            }
             Ok(Cloned::Parent(_)) => {}
             Err(failure) => {
                 // When nobody listens any more, nobody wants to know.
@@ -137,9 +140,10 @@ fn supervise_alone(
     descriptors: RequestDescriptors,
     filter: &[libc::sock_filter],
     network: Option<&Network>,
+    killed_before: u64,
 ) -> ! {
     drop(socket);
-    supervise(descriptors, filter, network);
+    supervise(descriptors, filter, network, killed_before);
     std::process::exit(0)
 }
 

@@ -17,7 +17,7 @@ use super::message::{
 use super::mount_point::{self, Stub};
 use super::network::Network;
 use super::syscalls::{self, Cloned};
-use super::{process, tree};
+use super::{bounds, process, tree};
 use crate::graph::NetworkMode;
 use crate::sandbox::ExitStatus;
 
@@ -32,14 +32,16 @@ enum Word {
     Failed(Failure),
 }
 
-/// Runs one step to its end and reports on it.
+/// Runs one step to its end and reports on it. `killed_before` is how many processes the kernel
+/// had killed for want of memory when the build began.
 pub(super) fn supervise(
     descriptors: RequestDescriptors,
     filter: &[libc::sock_filter],
     network: Option<&Network>,
+    killed_before: u64,
 ) {
     let RequestDescriptors { request, stdout, stderr, control } = descriptors;
-    let report = run(request, stdout, stderr, control.as_fd(), filter, network)
+    let report = run(request, stdout, stderr, control.as_fd(), filter, network, killed_before)
         .unwrap_or_else(Report::Failed);
     // When nobody listens any more, nobody wants to know.
     let _ = message::send(control.as_fd(), &report, &[]);
@@ -52,11 +54,13 @@ fn run(
     control: BorrowedFd<'_>,
     filter: &[libc::sock_filter],
     network: Option<&Network>,
+    killed_before: u64,
 ) -> Result<Report, Failure> {
     // The server's end takes this process with it, and so the step.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .or_fail(|| "cannot tie the step to rbuild")?;
     syscalls::reset_signals();
+    bounds::limit_tasks().or_fail(|| "cannot limit the number of processes")?;
     let mut request: Request =
         read_from_memory(request).or_fail(|| "cannot read the step's data")?;
     if let Some(Network::Own(network)) = network
@@ -76,7 +80,7 @@ fn run(
         }
         Cloned::Parent(step) => {
             drop((request, stdout, stderr, word_inside));
-            watch(&step, word, control)
+            watch(&step, word, control, killed_before)
         }
     }
 }
@@ -111,7 +115,12 @@ fn inside(
 }
 
 /// Waits for the step to end, or for the caller to lose interest, which ends it.
-fn watch(step: &OwnedFd, word: OwnedFd, control: BorrowedFd<'_>) -> Result<Report, Failure> {
+fn watch(
+    step: &OwnedFd,
+    word: OwnedFd,
+    control: BorrowedFd<'_>,
+    killed_before: u64,
+) -> Result<Report, Failure> {
     let mut stubs = Vec::new();
     let mut failure = None;
     let mut word = Some(word);
@@ -167,12 +176,19 @@ fn watch(step: &OwnedFd, word: OwnedFd, control: BorrowedFd<'_>) -> Result<Repor
     }
     match (failure, status) {
         (Some(failure), _) => Ok(Report::Failed(failure)),
-        (None, Some(status)) => Ok(Report::Ended(exit_status(status))),
+        (None, Some(status)) => Ok(Report::Ended(exit_status(status, killed_before))),
         (None, None) => Err(Failure::refusal("the step vanished")),
     }
 }
 
-fn exit_status(status: rustix::process::WaitIdStatus) -> ExitStatus {
+/// A command that was killed, or says that one of its children was, was killed for want of memory
+/// if any process was meanwhile.
+fn exit_status(status: rustix::process::WaitIdStatus, killed_before: u64) -> ExitStatus {
+    let killed = status.terminating_signal() == Some(Signal::KILL.as_raw())
+        || status.exit_status() == Some(128 + Signal::KILL.as_raw());
+    if killed && bounds::killed_for_memory() > killed_before {
+        return ExitStatus::OutOfMemory;
+    }
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => ExitStatus::Code(code),
         (None, Some(signal)) => ExitStatus::Signal(signal),
