@@ -9,6 +9,7 @@ pub mod content;
 pub mod diff;
 pub mod entries;
 pub mod flatten;
+pub mod implied;
 pub mod pack;
 pub mod tar_reader;
 pub mod tar_writer;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use apply::{Applied, ApplyError, Limits, apply};
 pub use compress::{Compression, decompress};
+pub use implied::settle;
 pub use pack::{PackError, PackOptions, pack};
 
 use crate::digest::{DiffId, Digest, Hasher};
@@ -28,6 +30,7 @@ use crate::oci::{Descriptor, MediaType};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::state::StateFolder;
 use crate::store::StoreError;
+use crate::view::ViewError;
 
 /// Says why a layer could not be unpacked or packed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,9 @@ pub enum LayerError {
     /// Its snapshot could not be made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A layer below it could not be looked at.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// The index could not be asked.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -66,7 +72,7 @@ pub enum LayerError {
 }
 
 /// The snapshot to which the layer in the blob `blob` unpacks. Both the blob's digest and the
-/// layer's are checked.
+/// layer's are checked. For a tree of several layers, [`settle`] puts them together.
 pub fn unpack(
     state: &StateFolder,
     blob: &Descriptor,
@@ -108,9 +114,7 @@ pub fn unpack_stream(
     if applied.diff_id != *diff_id {
         return Err(LayerError::DiffId { expected: *diff_id, found: applied.diff_id });
     }
-    for folder in &applied.implied {
-        tracing::debug!(layer = %diff_id, folder = %folder.display(), "the layer does not list it");
-    }
+    draft.set_implied(applied.implied);
     Ok(state.snapshots().commit(&id, draft)?)
 }
 

@@ -172,6 +172,12 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().lower(ids)
     }
 
+    /// The folders that the layer in `id` has without saying anything of them
+    /// ([`Draft::set_implied`]); none for a snapshot that is not there.
+    fn implied(&self, id: &SnapshotId) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.committed().implied(id)
+    }
+
     /// Removes a snapshot unless a running process holds it; returns whether it is gone.
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
         self.committed().remove(id)
@@ -208,13 +214,14 @@ impl SnapshotterKind {
 pub struct Draft {
     temporary: Temporary,
     known: Mutex<Known>,
+    implied: Mutex<Vec<PathBuf>>,
 }
 
 impl Draft {
     fn new(session: &Arc<Session>) -> Result<Self, SnapshotError> {
         let temporary = session.temporary()?;
         make_root(&temporary.path().join("fs"))?;
-        Ok(Self { temporary, known: Mutex::default() })
+        Ok(Self { temporary, known: Mutex::default(), implied: Mutex::default() })
     }
 
     /// The folder.
@@ -231,6 +238,12 @@ impl Draft {
     /// Like [`Draft::know`] for the file that is this inode, whatever it is called by then.
     pub fn know_inode(&self, inode: u64, digest: Digest) {
         self.known().inodes.insert(inode, digest);
+    }
+
+    /// Tells which folders (relative to the folder, the outermost first) a layer has without saying
+    /// anything of them: see [`crate::layer::implied`].
+    pub fn set_implied(&self, folders: Vec<PathBuf>) {
+        *self.implied.lock().unwrap_or_else(PoisonError::into_inner) = folders;
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -289,6 +302,8 @@ pub struct Committed {
     boot: Arc<str>,
     /// Looked up or committed by this process, and held by it: they stay as they are.
     found: Arc<Mutex<HashMap<SnapshotId, Snapshot>>>,
+    /// Those of them that have folders of which they say nothing.
+    implied: Arc<Mutex<HashMap<SnapshotId, Vec<PathBuf>>>>,
     /// Whether the roots of snapshots hide everything below.
     opaque: Arc<Mutex<HashMap<SnapshotId, bool>>>,
 }
@@ -300,6 +315,9 @@ struct Meta {
     size: u64,
     /// The boot in which the tree was written, or last found whole.
     boot: Box<str>,
+    /// [`Draft::set_implied`]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    implied: Vec<PathBuf>,
 }
 
 impl Committed {
@@ -310,7 +328,8 @@ impl Committed {
             Err(_) => random_name().into(),
             Ok(text) => text.trim().into(),
         };
-        Ok(Self { folder, session, boot, found: Arc::default(), opaque: Arc::default() })
+        let (found, implied, opaque) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { folder, session, boot, found, implied, opaque })
     }
 
     fn draft(&self) -> Result<Draft, SnapshotError> {
@@ -318,14 +337,18 @@ impl Committed {
     }
 
     fn commit(&self, id: &SnapshotId, draft: Draft) -> Result<Snapshot, SnapshotError> {
-        let Draft { temporary, known } = draft;
+        let Draft { temporary, known, implied } = draft;
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Content { digest, size } = content::of_folder(&temporary.path().join("fs"), &known)?;
-        let meta = Meta { content: digest, size, boot: self.boot.as_ref().into() };
+        let meta = Meta { content: digest, size, boot: self.boot.as_ref().into(), implied };
         write_meta(&temporary.path().join("meta"), &meta)?;
         self.session.hold(id.as_str())?;
         match temporary.rename(&self.folder.join(id.as_str())) {
-            Ok(()) => Ok(self.note(Snapshot { id: id.clone(), content: digest, size })),
+            Ok(()) => {
+                let snapshot = Snapshot { id: id.clone(), content: digest, size };
+                Ok(self.note(snapshot, meta.implied))
+            }
             Err((e, temporary)) if is_there(&e) => self.use_other(id, temporary),
             Err((e, _)) => Err(e.into()),
         }
@@ -340,7 +363,11 @@ impl Committed {
         self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))
     }
 
-    fn note(&self, snapshot: Snapshot) -> Snapshot {
+    fn note(&self, snapshot: Snapshot, implied: Vec<PathBuf>) -> Snapshot {
+        if !implied.is_empty() {
+            let mut all = self.implied.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(snapshot.id.clone(), implied);
+        }
         self.found().insert(snapshot.id.clone(), snapshot.clone());
         snapshot
     }
@@ -365,8 +392,8 @@ impl Committed {
         };
         match serde_json::from_slice::<Meta>(&bytes) {
             Ok(meta) if meta.boot.as_ref() == self.boot.as_ref() || self.survived(id, &meta)? => {
-                let Meta { content, size, .. } = meta;
-                Ok(Some(self.note(Snapshot { id: id.clone(), content, size })))
+                let Meta { content, size, implied, .. } = meta;
+                Ok(Some(self.note(Snapshot { id: id.clone(), content, size }, implied)))
             }
             Ok(_) | Err(_) => {
                 tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
@@ -383,7 +410,8 @@ impl Committed {
         if digest != meta.content || size != meta.size {
             return Ok(false);
         }
-        let noted = Meta { boot: self.boot.as_ref().into(), ..*meta };
+        let implied = meta.implied.clone();
+        let noted = Meta { boot: self.boot.as_ref().into(), implied, ..*meta };
         let aside = self.session.unused_path();
         write_meta(&aside, &noted)?;
         fs_err::rename(&aside, self.folder.join(id.as_str()).join("meta"))?;
@@ -406,6 +434,12 @@ impl Committed {
             folders.push(folder);
         }
         Ok(folders)
+    }
+
+    fn implied(&self, id: &SnapshotId) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.get(id)?;
+        let implied = self.implied.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(implied.get(id).cloned().unwrap_or_default())
     }
 
     /// Asked once for each snapshot: a build asks for each step about all the steps before.
