@@ -298,7 +298,10 @@ pub async fn snapshots(
         }
     });
     let unpacked: Vec<_> = unpacked.collect();
-    futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await
+    let ids: Vec<SnapshotId> =
+        futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await?;
+    let state = images.state().clone();
+    blocking(move || layer::settle(&state, &ids)).await
 }
 
 async fn unpack(

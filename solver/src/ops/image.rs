@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use rbuild_cache::layer::apply::{Limits, apply};
-use rbuild_cache::layer::compress::decompress;
+use rbuild_cache::layer::{self, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 
@@ -34,7 +33,9 @@ impl Worker {
                 self.unpacked(layer, location, task).await.map(|snapshot| snapshot.id)
             }
         });
-        try_join_all(layers).await
+        let ids = try_join_all(layers).await?;
+        let state = self.surroundings.state.clone();
+        blocking(move || layer::settle(&state, &ids).map_err(Cause::state)).await
     }
 
     /// The snapshot of an image's layer; fetched and unpacked once, however many ask.
@@ -56,22 +57,18 @@ impl Worker {
         }
         self.surroundings.images.fetch(location, layer, task).await?;
         let (state, layer) = (state.clone(), layer.clone());
-        blocking(move || unpack(&state, &layer, &id)).await
+        blocking(move || unpack(&state, &layer)).await
     }
 }
 
-/// Unpacks the blob of `layer`, checked against digest and size on the way, as the snapshot `id`.
-fn unpack(state: &StateFolder, layer: &ImageLayer, id: &SnapshotId) -> Result<Snapshot, Cause> {
-    let draft = state.snapshots().draft().map_err(Cause::state)?;
-    let blob = state.blobs().reader(&layer.descriptor).map_err(Cause::state)?;
-    let tar = decompress(blob).map_err(Cause::state)?;
-    let applied = apply(tar, &draft, &Limits::default()).map_err(Cause::state)?;
-    if applied.diff_id != layer.diff_id {
-        return Err(Cause::DiffId {
-            blob: layer.descriptor.digest,
-            found: applied.diff_id,
-            expected: layer.diff_id,
-        });
-    }
-    state.snapshots().commit(id, draft).map_err(Cause::state)
+/// Unpacks the blob of `layer`, checked against digest and size on the way.
+fn unpack(state: &StateFolder, layer: &ImageLayer) -> Result<Snapshot, Cause> {
+    let unpacked =
+        layer::unpack(state, &layer.descriptor, &layer.diff_id, &layer::Limits::default());
+    unpacked.map_err(|error| match error {
+        LayerError::DiffId { expected, found } => {
+            Cause::DiffId { blob: layer.descriptor.digest, found, expected }
+        }
+        error => Cause::state(error),
+    })
 }
