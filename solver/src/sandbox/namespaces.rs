@@ -100,10 +100,11 @@ impl Sandbox for Namespaces {
         process: ProcessSpec,
         output: OutputSink,
     ) -> Result<ExitStatus, SandboxError> {
-        let stubs = self.stubs.folder_for(&process)?;
+        let stubs = Some(self.stubs.folder_for(&process)?);
+        let empty = Some(self.stubs.empty()?);
         let mut forwards = Forwards::to_sockets_of(&process.mounts);
         let start = Start { network: process.network };
-        let request = message::write_to_memory(&Request { process, stubs: Some(stubs) })
+        let request = message::write_to_memory(&Request { process, stubs, empty })
             .or_fail(|| "cannot write the step's data")?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).or_fail(|| "cannot make a pipe");
         let (stdout, stdout_inside) = pipe()?;

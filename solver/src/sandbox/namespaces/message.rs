@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) process: ProcessSpec,
     /// The lowest layer, with the mount points that the image may lack.
     pub(super) stubs: Option<PathBuf>,
+    /// An empty layer, the lowest of trees that are mounted: overlayfs wants two.
+    pub(super) empty: Option<PathBuf>,
 }
 
 /// The descriptors that go with [`Start`].

@@ -32,7 +32,15 @@ impl Stubs {
 
     /// Returns a folder with the mount points that `process` needs.
     pub(super) fn folder_for(&self, process: &ProcessSpec) -> Result<PathBuf, SandboxError> {
-        let wanted = mount_points(process);
+        self.folder_with(mount_points(process))
+    }
+
+    /// Returns a folder with nothing in it.
+    pub(super) fn empty(&self) -> Result<PathBuf, SandboxError> {
+        self.folder_with(BTreeSet::new())
+    }
+
+    fn folder_with(&self, wanted: BTreeSet<(String, Kind)>) -> Result<PathBuf, SandboxError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = made.get(&wanted) {
             return Ok(folder.clone());

@@ -109,8 +109,8 @@ fn inside(
         |stub, folder: OwnedFd| message::send(word, &Word::Stub(stub), &[folder.as_fd()]);
     let mut on_socket =
         |index, listener: OwnedFd| message::send(word, &Word::Socket(index), &[listener.as_fd()]);
-    let stubs = request.stubs.as_deref();
-    tree::enter(&request.process, stubs, &mut on_stub, &mut on_socket)?;
+    let lowest = tree::Lowest { stubs: request.stubs.as_deref(), empty: request.empty.as_deref() };
+    tree::enter(&request.process, lowest, &mut on_stub, &mut on_socket)?;
     process::become_command(&request.process, filter, stdout, stderr)
 }
 

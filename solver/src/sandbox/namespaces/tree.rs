@@ -40,10 +40,19 @@ pub(super) type OnStub<'a> = &'a mut dyn FnMut(Stub, OwnedFd) -> io::Result<()>;
 /// Is given every socket that listens in place of one of the host's, with its mount's position.
 pub(super) type OnSocket<'a> = &'a mut dyn FnMut(usize, OwnedFd) -> io::Result<()>;
 
+/// Layers below all others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lowest<'a> {
+    /// Below the root: mount points that the image may lack.
+    pub(super) stubs: Option<&'a Path>,
+    /// Below trees that are mounted: nothing.
+    pub(super) empty: Option<&'a Path>,
+}
+
 /// Mounts all that `process` sees and makes it the root of this mount namespace.
 pub(super) fn enter(
     process: &ProcessSpec,
-    stubs: Option<&Path>,
+    lowest: Lowest<'_>,
     on_stub: OnStub<'_>,
     on_socket: OnSocket<'_>,
 ) -> Result<(), Failure> {
@@ -54,12 +63,12 @@ pub(super) fn enter(
         .mounts
         .iter()
         .enumerate()
-        .map(|(index, mount)| source(index, mount, &memory, stubs, on_socket))
+        .map(|(index, mount)| source(index, mount, &memory, lowest.empty, on_socket))
         .collect::<Result<Vec<_>, _>>()?;
     let proc = file_system::create("proc", &[], INERT)?;
     let sys = sysfs(process.security)?;
 
-    let root = root(&process.root, stubs)?;
+    let root = root(&process.root, lowest.stubs)?;
     let root = root.as_fd();
     memory.hold(root)?;
     let mut tree = Tree { root, on_stub };
@@ -114,7 +123,7 @@ fn source(
     index: usize,
     mount: &SandboxMount,
     memory: &MemoryFiles,
-    stubs: Option<&Path>,
+    empty: Option<&Path>,
     on_socket: OnSocket<'_>,
 ) -> Result<OwnedFd, Failure> {
     let attributes = if mount.read_only { NODEV | READ_ONLY } else { NODEV };
@@ -129,7 +138,7 @@ fn source(
         SandboxMountSource::Overlay { lower, path, upper } => {
             let layers = lower.iter().map(PathBuf::as_path);
             let overlay = Overlay {
-                lower: stubs.into_iter().chain(layers).collect(),
+                lower: empty.into_iter().chain(layers).collect(),
                 upper: upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())),
                 user_xattrs: Marks::of_this_process() == Marks::User,
             };
