@@ -159,7 +159,8 @@ fn wrong_usage_is_refused() {
     check(&["--build-arg", "=x"], &["--build-arg"]);
     check(&["--platform", "linux/"], &["linux/"]);
     check(&["--push"], &["-t"]);
-    check(&["--progress", "loud"], &["loud", "plain"]);
+    let loud = rbuild.command().args(["build", "--progress", "loud"]).arg(context.path());
+    loud.exits(2).assert_stderr_has(&["loud", "plain"]);
     rbuild.command().arg("build").exits(2);
     rbuild.command().arg("no-such-command").arg("x").exits(2);
 }

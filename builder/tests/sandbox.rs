@@ -61,8 +61,8 @@ fn environment_and_descriptors_are_not_the_callers() {
     if lacking(&needs::STEPS) {
         return;
     }
-    assert_eq!(said(&[], "env | grep -c LEAK_PROBE"), "0\n");
-    assert_eq!(said(&[], "tr '\\0' '\\n' < /proc/1/environ | grep -c LEAK_PROBE"), "0\n");
+    assert_eq!(said(&[], "env | grep -c LEAK_PROBE || true"), "0\n");
+    assert_eq!(said(&[], "tr '\\0' '\\n' < /proc/1/environ | grep -c LEAK_PROBE || true"), "0\n");
     // 3 is the folder that ls reads.
     assert_eq!(said(&[], "ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3 ");
 }
@@ -93,7 +93,7 @@ try dd if=/proc/kcore of=/dev/null bs=1 count=1
 try sh -c 'echo h > /proc/sysrq-trigger'
 try sh -c 'echo x > /proc/sys/kernel/hostname'
 try touch /sys/probe
-try date -s 2001-01-01
+date -s \"@$(date +%s)\" 2>&1 | grep -q set || echo allowed: date -s
 try sh -c 'echo 1 > /sys/fs/cgroup/cgroup.procs'
 ls /dev | tr '\\n' ' '
 ";
@@ -144,7 +144,7 @@ fn mounted_files_stay_out_of_the_layer() {
     let names = OciArchive::open(&tar).names_in_last_layer();
     let names: Vec<_> = names.iter().map(|name| name.trim_end_matches('/')).collect();
     assert!(names.contains(&"new"), "{names:?}");
-    for mounted in ["etc/hosts", "etc/resolv.conf", "dev/null", "dev/shm/x", "proc", "sys"] {
+    for mounted in ["etc/hosts", "etc/resolv.conf", "dev/null", "dev/shm/x", "proc/1"] {
         assert!(!names.contains(&mounted), "{mounted} in {names:?}");
     }
 }
