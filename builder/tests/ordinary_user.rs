@@ -22,10 +22,7 @@ fn an_ordinary_user_builds() {
     let base = folder.path().join("base");
     run("cp", &["-r", busybox().to_str().unwrap(), base.to_str().unwrap()]);
     let context = folder.path().join("context");
-    write(
-        context.join("Dockerfile"),
-        "FROM busybox\nRUN id -u > /who && touch /x && rm /bin/vi\n",
-    );
+    write(context.join("Dockerfile"), "FROM busybox\nRUN id -u > /who && touch /x && rm /bin/vi\n");
     let tar = folder.path().join("out.tar");
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])

@@ -135,10 +135,7 @@ fn an_image_stays_in_the_store_under_its_names() {
     }
     let sample = sample();
     let (rbuild, out) = (Rbuild::new(), scratch());
-    rbuild
-        .build(&sample)
-        .args(["-t", "sample:v1", "-t", "example.org/other/sample:v2"])
-        .succeeds();
+    rbuild.build(&sample).args(["-t", "sample:v1", "-t", "example.org/other/sample:v2"]).succeeds();
     let images = rbuild.command().arg("images").succeeds();
     for name in ["sample", "v1", "example.org/other/sample", "v2"] {
         assert!(images.stdout.contains(name), "{images}");
