@@ -33,6 +33,7 @@ use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
 use crate::registry::Registry;
 use crate::request::{BuildRequest, Entitlement, NamedContextSpec, UsageError};
+use crate::stage_size::{self, StageSize};
 
 /// What is built, read.
 #[derive(Debug)]
@@ -41,6 +42,17 @@ pub struct Loaded {
     pub contexts: Contexts,
     /// What the Dockerfile says.
     pub dockerfile: Dockerfile,
+}
+
+/// What steps made.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The target, for each platform.
+    pub images: Vec<BuiltImage>,
+    /// What is wrong with the Dockerfile, but no obstacle.
+    pub warnings: Vec<Problem>,
+    /// How large the stages became, and last the images.
+    pub sizes: Vec<StageSize>,
 }
 
 /// Everything a build works with.
@@ -82,12 +94,8 @@ impl<'a> Session<'a> {
         Ok(Loaded { contexts, dockerfile })
     }
 
-    /// Builds the target for every platform. What is wrong with the Dockerfile, but no obstacle, is
-    /// returned beside it.
-    pub async fn build(
-        &self,
-        loaded: &Loaded,
-    ) -> Result<(Vec<BuiltImage>, Vec<Problem>), BuildError> {
+    /// Builds the target for every platform.
+    pub async fn build(&self, loaded: &Loaded) -> Result<Built, BuildError> {
         let Loaded { contexts, dockerfile } = loaded;
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
@@ -99,12 +107,24 @@ impl<'a> Session<'a> {
             lowered.push((platform.clone(), one));
         }
         let warnings = warnings(lowered.iter().map(|(_, one)| one), &dockerfile.source);
-        let targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
+        let mut targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
+        let stages = stage_size::last_steps(&graph, &targets);
+        targets.extend(stages.iter().map(|(_, id)| id));
         let proxies = self.options(&Platform::host(), contexts).proxies();
         let surroundings = Arc::new(self.surroundings(&contexts.folders, proxies)?);
-        let trees = solve(Arc::new(graph), &targets, surroundings)
+        let mut trees = solve(Arc::new(graph), &targets, surroundings)
             .await
             .map_err(|error| BuildError::solve(&error, &dockerfile.source))?;
+        let of_stages = trees.split_off(lowered.len());
+        let names = stages.into_iter().map(|(name, _)| name);
+        let sizes = names.zip(&of_stages);
+        let sizes = sizes.map(|(name, tree)| StageSize::of(name, tree, &self.state));
+        let several = lowered.len() > 1;
+        let of_images = lowered.iter().zip(&trees).map(|((platform, _), tree)| {
+            let name = if several { format!("image {platform}") } else { "image".to_owned() };
+            StageSize::of(name, tree, &self.state)
+        });
+        let sizes = sizes.chain(of_images).collect();
         let built = lowered.into_iter().zip(trees).map(|((platform, lowered), tree)| BuiltImage {
             platform,
             config: lowered.config,
@@ -112,7 +132,7 @@ impl<'a> Session<'a> {
             epoch: lowered.epoch,
             tree,
         });
-        Ok((built.collect(), warnings))
+        Ok(Built { images: built.collect(), warnings, sizes })
     }
 
     async fn contexts(&self) -> Result<Contexts, BuildError> {

@@ -245,16 +245,23 @@ impl Problem {
         if let Some(excerpt) = &self.excerpt {
             group = group.element(excerpt.snippet());
         }
-        for cause in &self.causes {
+        for cause in self.causes.iter().filter(|_| self.excerpt.is_some()) {
             let cause = harmless::line(cause);
             group = group.element(Level::NOTE.with_name("cause").message(cause));
         }
-        for hint in &self.hints {
+        // Below nothing that is drawn, the ruled lines would hang in the air.
+        let ruled = self.excerpt.is_some();
+        for hint in self.hints.iter().filter(|_| ruled) {
             group = group.element(Level::HELP.with_name("hint").message(harmless::line(hint)));
         }
         let renderer = if colors { Renderer::styled() } else { Renderer::plain() };
         let mut drawing = renderer.render(&[group]);
         drawing.push('\n');
+        if !ruled {
+            let plain = |name: &str, text: &String| format!("{name}: {}\n", harmless::line(text));
+            drawing.extend(self.causes.iter().map(|cause| plain("cause", cause)));
+            drawing.extend(self.hints.iter().map(|hint| plain("hint", hint)));
+        }
         if let Some((step, output)) = &self.output {
             drawing.push_str(&last_lines(step, output));
         }
@@ -408,6 +415,17 @@ mod tests {
         last
         ------
         "#);
+    }
+
+    #[test]
+    fn without_a_place_there_are_no_rules() {
+        let problem = Problem {
+            message: "no".into(),
+            causes: vec!["the disk is full".into()],
+            hints: vec!["make room".into()],
+            ..Problem::default()
+        };
+        assert_eq!(problem.draw(false), "error: no\ncause: the disk is full\nhint: make room\n");
     }
 
     #[test]

@@ -20,13 +20,16 @@ pub mod progress;
 pub mod registry;
 pub mod request;
 mod signals;
+mod stage_size;
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef};
 use rbuild_solver::progress::{EventKind, Reporter};
 
+pub use stage_size::StageSize;
+
 use crate::answer::Answer;
-use crate::build::Session;
+use crate::build::{Built, Session};
 use crate::error::{BuildError, Problem};
 use crate::export::{Around, Exported, Exporter};
 use crate::image::BuiltImage;
@@ -37,6 +40,8 @@ use crate::request::{BuildRequest, UsageError};
 pub struct Outcome {
     /// What is wrong with the Dockerfile but no obstacle.
     pub warnings: Vec<Problem>,
+    /// How large the stages became, and last the images.
+    pub sizes: Vec<StageSize>,
     /// The image's manifest or index, if one was made.
     pub image: Option<Descriptor>,
     /// The image's config, if it is for one platform.
@@ -64,10 +69,10 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
     if let Some(answer) = answer::answer(&session, &loaded).await? {
         return Ok(Outcome { answer: Some(answer), ..Outcome::default() });
     }
-    let (built, warnings) = session.build(&loaded).await?;
-    let mut outcome = Outcome { warnings, ..Outcome::default() };
+    let Built { images, warnings, sizes } = session.build(&loaded).await?;
+    let mut outcome = Outcome { warnings, sizes, ..Outcome::default() };
     for exporter in exporters {
-        let exported = export(&session, &*exporter, &built).await?;
+        let exported = export(&session, &*exporter, &images).await?;
         outcome.image = exported.image.or(outcome.image);
         outcome.config = exported.config.or(outcome.config);
         outcome.names.extend(exported.names);

@@ -3,12 +3,13 @@
 use rbuild_solver::progress::Reporter;
 
 use super::{print, run_async, tell};
-use crate::Outcome;
 use crate::cli::{BuildArgs, GlobalArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
 use crate::metadata;
+use crate::progress::{self, harmless};
 use crate::progress::{Display, End};
 use crate::request::{BuildRequest, Call, Environment, ProgressMode};
+use crate::{Outcome, StageSize};
 
 /// Builds.
 pub(super) fn run(
@@ -77,9 +78,32 @@ fn show_result(request: &BuildRequest, built: &Outcome) -> Result<(), BuildError
         };
     }
     if request.settings.progress != ProgressMode::RawJson {
+        tell(&sizes(built));
         tell(&warnings(&built.warnings, request.settings.colors));
     }
     Ok(())
+}
+
+/// What each stage took, and what the image takes: `stage build   412.3 MB in 5 layers`.
+fn sizes(built: &Outcome) -> String {
+    let name = |size: &StageSize| match size.name.starts_with("image") {
+        true => size.name.clone(),
+        false => format!("stage {}", size.name),
+    };
+    let width = built.sizes.iter().map(|size| name(size).len()).max().unwrap_or(0);
+    let mut text = String::from("\n");
+    for size in &built.sizes {
+        let layers = if size.layers == 1 { "layer" } else { "layers" };
+        let bytes = progress::bytes(size.size);
+        let line = format!("{:width$}   {bytes:>9} in {} {layers}\n", name(size), size.layers);
+        text.push_str(&harmless::line(&line));
+        text.push('\n');
+    }
+    for image in built.names.iter().zip(std::iter::repeat(built.image_id())) {
+        let id = image.1.map_or(String::new(), |id| format!("   {}", id.short()));
+        text.push_str(&format!("{}{id}\n", image.0.familiar()));
+    }
+    text
 }
 
 /// The warnings of the Dockerfile, and how many they are.
