@@ -92,6 +92,9 @@ fn type_code(file_type: FileType) -> u8 {
 ///
 /// # Errors
 /// [`ChecksumError::NotFound`] when there is nothing.
+///
+/// # Panics
+/// Never: what is in a folder has its path in front.
 pub fn of_path(view: &View, path: &Path, memo: &FileMemo) -> Result<Digest, ChecksumError> {
     let Some(root) = view.resolve(path)?.entry else {
         let path = Path::new("/").join(path).display().to_string();

@@ -166,7 +166,7 @@ macro_rules! digest_newtype {
 }
 
 digest_newtype! {
-    /// The digest of a layer's uncompressed tar (image-spec, config.md, "rootfs.diff_ids").
+    /// The digest of a layer's uncompressed tar (image-spec, config.md, `rootfs.diff_ids`).
     DiffId
 }
 digest_newtype! {
@@ -198,7 +198,9 @@ mod tests {
     fn fields_do_not_run_together() {
         let of = |fields: &[&str]| {
             let mut hasher = Hasher::new();
-            fields.iter().for_each(|field| hasher.field(field));
+            for field in fields {
+                hasher.field(field);
+            }
             hasher.digest()
         };
         assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));

@@ -71,6 +71,9 @@ pub struct CacheRecord {
     pub last_used: i64,
 }
 
+/// Key and value of what is remembered.
+pub type Memo = (Vec<u8>, Vec<u8>);
+
 /// Says why the index could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -228,7 +231,7 @@ impl Index {
     }
 
     /// All that is remembered of a kind: keys and values, by key.
-    pub fn memos(&self, kind: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IndexError> {
+    pub fn memos(&self, kind: &str) -> Result<Vec<Memo>, IndexError> {
         self.ask(|connection| {
             connection
                 .prepare_cached("SELECT key, value FROM memo WHERE kind = ?1 ORDER BY key")?

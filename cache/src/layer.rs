@@ -221,7 +221,9 @@ fn memo_key(
 ) -> Vec<u8> {
     let lower = lower.map_or_else(String::new, |lower| {
         let mut hasher = Hasher::new();
-        lower.iter().for_each(|id| hasher.field(id.as_str()));
+        for id in lower {
+            hasher.field(id.as_str());
+        }
         hasher.digest().hex()
     });
     format!("{PACK_VERSION}\n{id}\n{lower}\n{compression}\n{latest:?}").into_bytes()

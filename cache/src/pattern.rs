@@ -454,7 +454,7 @@ fn set_for_our_engine(regex: &str, out: &mut String) -> usize {
             // Between two members it makes a range; the next member is never an operator.
             '-' if at > first + 1 && !regex[at..].starts_with(']') => {
                 out.push('-');
-                if let Some(high) = regex[at..].chars().next().filter(|c| c.is_ascii_punctuation())
+                if let Some(high) = regex[at..].chars().next().filter(char::is_ascii_punctuation)
                     && high != '\\'
                 {
                     out.extend(['\\', high]);

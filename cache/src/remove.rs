@@ -40,7 +40,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let closed = top.path().join("a/closed");
         fs_err::create_dir_all(closed.join("inner")).unwrap();
-        fs_err::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        fs_err::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
         remove_tree(&top.path().join("a")).unwrap();
         assert!(!top.path().join("a").exists());
         remove_tree(&top.path().join("a")).unwrap();

@@ -88,6 +88,9 @@ pub struct Temporary {
 
 impl Temporary {
     /// Where it is.
+    ///
+    /// # Panics
+    /// Never: only [`Temporary::rename`] takes the path, and it takes `self` as well.
     pub fn path(&self) -> &Path {
         self.path.as_deref().expect("only `rename` takes the path, and it takes `self` as well")
     }

@@ -603,7 +603,9 @@ mod tests {
                         echo 5 > g; ln g h; echo 6 > top";
             let Some(base) = run(&state, &[], base) else { continue };
             let check = |script: &str, changed: Option<&[&str]>, expected: &[&str]| {
-                let Some(step) = run(&state, &[base.id.clone()], script) else { return };
+                let Some(step) = run(&state, std::slice::from_ref(&base.id), script) else {
+                    return;
+                };
                 if let Some(changed) = changed {
                     assert_eq!(paths(&state, &step.id), changed, "{script}");
                 }
@@ -626,7 +628,7 @@ mod tests {
     }
 
     fn base_lines(state: &StateFolder, base: &Snapshot) -> Vec<String> {
-        merged(state, &[base.id.clone()])
+        merged(state, std::slice::from_ref(&base.id))
     }
 
     #[test]
@@ -667,7 +669,7 @@ mod tests {
             let snapshot = state.snapshots().commit(&id, draft).unwrap();
             assert_eq!(snapshot.size, 4);
             assert_eq!(other.snapshots().get(&id).unwrap(), Some(snapshot.clone()));
-            assert_eq!(other.snapshots().list().unwrap(), [id.clone()]);
+            assert_eq!(other.snapshots().list().unwrap(), std::slice::from_ref(&id));
             let again = state.snapshots().draft().unwrap();
             assert_eq!(state.snapshots().commit(&id, again).unwrap(), snapshot, "it stays");
             drop(state.snapshots().draft().unwrap());

@@ -253,6 +253,9 @@ pub struct BlobWriter {
 impl BlobWriter {
     /// Where it is being written. What is written through this path instead of through the writer
     /// must be vouched for: [`BlobWriter::commit_written`].
+    ///
+    /// # Panics
+    /// Never: only committing takes the path, and it takes `self` as well.
     pub fn path(&self) -> &Path {
         self.path.as_deref().expect("`commit` takes the path together with `self`")
     }
@@ -262,7 +265,7 @@ impl BlobWriter {
     pub fn commit(mut self, expected: Option<(Digest, u64)>) -> Result<(Digest, u64), StoreError> {
         self.file.flush()?;
         let (digest, size) = std::mem::take(&mut self.hasher).finish();
-        self.check(expected, digest, size)?;
+        check(expected, digest, size)?;
         self.rename(digest)?;
         Ok((digest, size))
     }
@@ -272,26 +275,9 @@ impl BlobWriter {
     pub fn commit_written(mut self, expected: (Digest, u64)) -> Result<(Digest, u64), StoreError> {
         self.file.flush()?;
         let (digest, size) = Digest::of_stream(File::open(self.path())?)?;
-        self.check(Some(expected), digest, size)?;
+        check(Some(expected), digest, size)?;
         self.rename(digest)?;
         Ok((digest, size))
-    }
-
-    fn check(
-        &self,
-        expected: Option<(Digest, u64)>,
-        digest: Digest,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        match expected {
-            Some((expected, length)) if length != size => {
-                Err(StoreError::Size { digest: expected, expected: length, found: size })
-            }
-            Some((expected, _)) if expected != digest => {
-                Err(StoreError::Digest { expected, found: digest })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn rename(&mut self, digest: Digest) -> Result<(), StoreError> {
@@ -300,6 +286,18 @@ impl BlobWriter {
         self.path = None;
         self.store.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
         Ok(())
+    }
+}
+
+fn check(expected: Option<(Digest, u64)>, digest: Digest, size: u64) -> Result<(), StoreError> {
+    match expected {
+        Some((expected, length)) if length != size => {
+            Err(StoreError::Size { digest: expected, expected: length, found: size })
+        }
+        Some((expected, _)) if expected != digest => {
+            Err(StoreError::Digest { expected, found: digest })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -94,8 +94,7 @@ pub fn apply(stream: impl Read, draft: &Draft, limits: &Limits) -> Result<Applie
         if entries > limits.entries {
             return Err(ApplyError::Limit(limits.entries, "entries"));
         }
-        let path = entry.path.clone();
-        unpacker.entry(entry, &mut reader).map_err(|failure| failure.about(&path))?;
+        unpacker.entry(&entry, &mut reader).map_err(|failure| failure.about(&entry.path))?;
     }
     let stream = reader.drain()?;
     let implied = unpacker.finish().map_err(|(path, failure)| failure.about(&path))?;
@@ -196,13 +195,13 @@ impl<'a> Unpacker<'a> {
 
     fn entry<R: Read>(
         &mut self,
-        entry: TarEntry,
+        entry: &TarEntry,
         reader: &mut TarReader<R>,
     ) -> Result<(), Failure> {
         let components = components(&entry.path)?;
         let Some((name, parents)) = components.split_last() else {
             return match entry.kind {
-                TarKind::Folder => self.end_folder(Vec::new(), &entry, false),
+                TarKind::Folder => self.end_folder(Vec::new(), entry, false),
                 _ => Err(Failure::Why("is the root and not a folder")),
             };
         };
@@ -219,24 +218,24 @@ impl<'a> Unpacker<'a> {
         let place =
             Place { parent: &parent, name: OsStr::from_bytes(name), components: &components };
         match &entry.kind {
-            TarKind::Folder => self.folder(&place, &entry),
-            TarKind::File { size } => self.file(&place, &entry, *size, reader),
+            TarKind::Folder => self.folder(&place, entry),
+            TarKind::File { size } => self.file(&place, entry, *size, reader),
             TarKind::HardLink(target) => self.hard_link(&place, target),
             TarKind::Link(target) => {
                 let target = OsStr::from_bytes(target);
                 self.make(&place, || rustix::fs::symlinkat(target, place.parent, place.name))?;
                 metadata::set_owner_at(place.parent, place.name, entry.uid, entry.gid)?;
-                finish_at(&place, &entry)
+                finish_at(&place, entry)
             }
             // overlayfs would take it for a whiteout, which has no power in this form.
             TarKind::CharDevice(0, 0) => Ok(()),
             TarKind::CharDevice(major, minor) => {
-                self.node(&place, &entry, FileType::CharacterDevice, (*major, *minor))
+                self.node(&place, entry, FileType::CharacterDevice, (*major, *minor))
             }
             TarKind::BlockDevice(major, minor) => {
-                self.node(&place, &entry, FileType::BlockDevice, (*major, *minor))
+                self.node(&place, entry, FileType::BlockDevice, (*major, *minor))
             }
-            TarKind::Fifo => self.node(&place, &entry, FileType::Fifo, (0, 0)),
+            TarKind::Fifo => self.node(&place, entry, FileType::Fifo, (0, 0)),
         }
     }
 
@@ -361,7 +360,7 @@ impl<'a> Unpacker<'a> {
                 tracing::warn!(name = ?place.name, "left out a device of a layer");
                 return Ok(());
             }
-            made => made?,
+            done => done?,
         }
         metadata::set_owner_at(place.parent, place.name, entry.uid, entry.gid)?;
         metadata::set_mode_at(place.parent, place.name, entry.mode)?;

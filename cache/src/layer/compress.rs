@@ -210,10 +210,11 @@ fn wait(piece: &Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
         match rayon::yield_now() {
             None => return piece.recv().map_err(gone)?,
             Some(rayon::Yield::Executed) => {}
-            Some(rayon::Yield::Idle) => match piece.recv_timeout(Duration::from_millis(1)) {
-                Ok(compressed) => return compressed,
-                Err(_) => {}
-            },
+            Some(rayon::Yield::Idle) => {
+                if let Ok(compressed) = piece.recv_timeout(Duration::from_millis(1)) {
+                    return compressed;
+                }
+            }
         }
     }
 }
@@ -339,7 +340,7 @@ mod tests {
     }
 
     fn some_bytes(length: usize) -> Vec<u8> {
-        (0..length).map(|n| (n * n >> 7) as u8).collect()
+        (0..length).map(|n| u8::try_from(((n * n) >> 7) & 0xff).unwrap()).collect()
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Before {
             if before == Some(&version(entry)) && !is_in_replaced {
                 continue;
             }
-            make_parents(folder, layer, &after, &entry.path, &mut made)?;
+            make_parents(layer, &after, &entry.path, &mut made)?;
             let place = layer.join(&entry.path);
             if !is_folder {
                 fs_err::rename(folder.join(&entry.path), place)?;
@@ -60,14 +60,13 @@ impl Before {
                 replaced = Some(&entry.path);
             }
         }
-        self.note_deleted(folder, layer, &after, &mut made)?;
+        self.note_deleted(layer, &after, &mut made)?;
         made.sort_unstable_by(|a, b| b.path.cmp(&a.path));
         made.iter().try_for_each(|entry| set_time(&layer.join(&entry.path), entry))
     }
 
     fn note_deleted<'a>(
         &self,
-        folder: &Path,
         layer: &Path,
         after: &'a [Entry],
         made: &mut Vec<&'a Entry>,
@@ -79,7 +78,7 @@ impl Before {
         for path in self.0.keys() {
             let parent = path.parent().unwrap_or(Path::new(""));
             if !now.contains_key(path.as_path()) && parent.ancestors().all(is_folder) {
-                make_parents(folder, layer, after, path, made)?;
+                make_parents(layer, after, path, made)?;
                 whiteout::make_whiteout(&layer.join(path))?;
             }
         }
@@ -107,9 +106,8 @@ fn version(entry: &Entry) -> Version {
     }
 }
 
-/// Makes the folders that `path` is in, as they are in `folder`.
+/// Makes the folders that `path` is in, as they are afterwards.
 fn make_parents<'a>(
-    folder: &Path,
     layer: &Path,
     after: &'a [Entry],
     path: &Path,
@@ -121,7 +119,7 @@ fn make_parents<'a>(
     if fs_err::symlink_metadata(layer.join(parent)).is_ok() {
         return Ok(());
     }
-    make_parents(folder, layer, after, parent, made)?;
+    make_parents(layer, after, parent, made)?;
     let found = after.binary_search_by(|entry| super::entries::compare_paths(&entry.path, parent));
     let entry = found.map_err(|_| io::Error::other(format!("`{}` is gone", parent.display())))?;
     make_folder(&layer.join(parent), &after[entry], made)

@@ -45,7 +45,9 @@ fn id_on(id: &SnapshotId, lower: &[SnapshotId]) -> SnapshotId {
     let mut hasher = Hasher::new();
     hasher.field("rbuild settled layer 1");
     hasher.field(id.as_str());
-    lower.iter().for_each(|id| hasher.field(id.as_str()));
+    for id in lower {
+        hasher.field(id.as_str());
+    }
     SnapshotId::of_layer(&DiffId(hasher.digest()))
 }
 
@@ -71,7 +73,10 @@ fn link(folder: &Path, draft: &Draft) -> io::Result<()> {
         whiteout::set_opaque(&copy)?;
     }
     let folders = entries.iter().rev().filter(|entry| matches!(entry.kind, Kind::Folder { .. }));
-    folders.into_iter().try_for_each(|entry| set_time(&copy.join(&entry.path), entry))
+    for entry in folders {
+        set_time(&copy.join(&entry.path), entry)?;
+    }
+    Ok(())
 }
 
 /// Gives the folders at `paths` what `lower` says of them.
@@ -133,7 +138,10 @@ mod tests {
             let path = state.snapshots().folder(id).join(path);
             fs_err::symlink_metadata(path).unwrap().mode() & 0o7777
         };
-        assert_eq!(settle(&state, &[upper.clone()]).unwrap(), [upper.clone()]);
+        assert_eq!(
+            settle(&state, std::slice::from_ref(&upper)).unwrap(),
+            std::slice::from_ref(&upper)
+        );
         let settled = settle(&state, &[lower.clone(), upper.clone()]).unwrap();
         assert_eq!(settled[0], lower);
         assert_eq!(mode(&settled[1], "tmp"), 0o1777);

@@ -183,7 +183,7 @@ for m in tarfile.open(fileobj=sys.stdin.buffer, mode='r|'):
     }
 
     fn set_time(path: &Path, seconds: u64) {
-        let file = std::fs::File::open(path).unwrap();
+        let file = File::open(path).unwrap();
         let time = std::time::UNIX_EPOCH + std::time::Duration::new(seconds, 999);
         file.set_modified(time).unwrap();
     }

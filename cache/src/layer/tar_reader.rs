@@ -216,7 +216,7 @@ impl<R: Read> TarReader<R> {
                 kind => {
                     let records = local.unwrap_or_else(|| self.global.clone());
                     let names = Names { long_path, long_link };
-                    return self.entry(&header, kind, size, records, names).map(Some);
+                    return self.entry(&header, kind, size, records, &names).map(Some);
                 }
             }
         }
@@ -329,7 +329,7 @@ impl<R: Read> TarReader<R> {
         kind: u8,
         header_size: u64,
         records: Records,
-        names: Names,
+        names: &Names,
     ) -> Result<TarEntry, TarError> {
         let old = header.as_old();
         let path = names.path(header, &records)?;
@@ -739,6 +739,8 @@ fn read_some(stream: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TarErro
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     /// A tar's blocks, written by hand so that they can be wrong.
@@ -832,7 +834,6 @@ mod tests {
         fs_err::write(folder.path().join("in").join(&long), "long").unwrap();
         let sparse = fs_err::File::create(folder.path().join("in/sparse")).unwrap();
         sparse.set_len(1 << 20).unwrap();
-        use std::os::unix::fs::FileExt;
         sparse.file().write_all_at(b"middle", 500_000).unwrap();
         drop(sparse);
         for format in [

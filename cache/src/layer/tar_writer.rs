@@ -56,12 +56,11 @@ impl<W: Write> TarWriter<W> {
         header.set_uid(records.number("uid", entry.uid.into(), LARGEST_ID));
         header.set_gid(records.number("gid", entry.gid.into(), LARGEST_ID));
         header.set_size(records.number("size", size, LARGEST));
-        header.set_mtime(match u64::try_from(entry.mtime.0) {
-            Ok(mtime) => records.number("mtime", mtime, LARGEST),
-            Err(_) => {
-                records.add("mtime", entry.mtime.0.to_string().as_bytes());
-                0
-            }
+        header.set_mtime(if let Ok(mtime) = u64::try_from(entry.mtime.0) {
+            records.number("mtime", mtime, LARGEST)
+        } else {
+            records.add("mtime", entry.mtime.0.to_string().as_bytes());
+            0
         });
         if let TarKind::CharDevice(major, minor) | TarKind::BlockDevice(major, minor) = entry.kind {
             header.set_device_major(major)?;

@@ -50,12 +50,12 @@ impl Platform {
             return None;
         }
         let rank = |platform: &Self| match (platform.architecture.as_str(), &platform.variant) {
-            ("arm64", None) => Some(8),
+            ("arm64", None) => Some(8_i32),
             ("arm", variant) => variant.as_deref().unwrap_or("v7").strip_prefix('v')?.parse().ok(),
             _ => None,
         };
         match (rank(&have), rank(&want)) {
-            (Some(have), Some(want)) => (want as u32).checked_sub(have as u32),
+            (Some(have), Some(want)) => u32::try_from(want - have).ok(),
             _ => (have.architecture == want.architecture
                 && (have.variant == want.variant || have.variant.is_none()))
             .then_some(u32::from(have.variant != want.variant)),
@@ -76,11 +76,9 @@ fn normal(architecture: &str, variant: &str) -> (String, String) {
         ("x86_64" | "x86-64", variant) => ("amd64", variant),
         ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
         ("aarch64", variant) => ("arm64", variant),
-        ("armhf", _) => ("arm", "v7"),
-        ("armel", _) => ("arm", "v6"),
-        ("arm", "" | "7") => ("arm", "v7"),
+        ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+        ("armel", _) | ("arm", "6") => ("arm", "v6"),
         ("arm", "5") => ("arm", "v5"),
-        ("arm", "6") => ("arm", "v6"),
         ("arm", "8") => ("arm", "v8"),
         (architecture, variant) => (architecture, variant),
     };

@@ -70,6 +70,7 @@ impl ImageRef {
     }
 
     /// The same repository, asked for by `digest`.
+    #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self {
             reference: self.reference.clone_with_digest(digest.to_string()),
