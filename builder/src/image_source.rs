@@ -73,7 +73,7 @@ impl Images {
             return Ok(found);
         }
         let root = self.root(&image, mode, task).await?;
-        let location = format!("{REGISTRY}{}", image.with_digest(root.digest));
+        let location = format!("{REGISTRY}{}", pinned(&image, root.digest));
         let documents = RegistryDocuments { images: self, image: &image };
         let name = image.to_string();
         let resolved =
@@ -321,8 +321,8 @@ impl DocumentSource for RegistryDocuments<'_> {
         let puller = self.images.registry.puller();
         let is_root = descriptor.media_type.is_index() || descriptor.media_type.is_manifest();
         let bytes = if is_root {
-            let pinned = self.image.with_digest(descriptor.digest);
-            let (found, bytes) = puller.manifest(&pinned).await?;
+            let image = pinned(self.image, descriptor.digest);
+            let (found, bytes) = puller.manifest(&image).await?;
             if found.size != descriptor.size {
                 let (digest, size) = (descriptor.digest, descriptor.size);
                 return Err(ImageSourceError {
@@ -354,6 +354,12 @@ impl DocumentSource for LocalDocuments<'_> {
     async fn document(&self, descriptor: &Descriptor) -> Result<Bytes, ImageSourceError> {
         Ok(self.0.state.blobs().read(descriptor).map_err(plain)?.into())
     }
+}
+
+/// `image` at `digest`. The tag stays, since people know the image by it.
+fn pinned(image: &ImageRef, digest: Digest) -> ImageRef {
+    let with_tag = format!("{image}@{digest}").parse();
+    with_tag.unwrap_or_else(|_| image.with_digest(digest))
 }
 
 /// An error whose message says it all.

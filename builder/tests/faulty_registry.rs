@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbuild_cache::digest::Digest;
-use rbuild_cache::oci::{Descriptor, MediaType};
+use rbuild_cache::oci::{Descriptor, Manifest, MediaType};
 use serde_json::json;
 
 /// A request as it came.
@@ -105,6 +105,16 @@ impl FaultyRegistry {
 
     /// Puts an image with these layers under `name`, which has a tag. Returns its manifest.
     pub(crate) fn put(&self, name: &str, layers: &[Vec<u8>]) -> Descriptor {
+        self.put_lying(name, layers, |_| {})
+    }
+
+    /// The same, but with a manifest that `lie` changes.
+    pub(crate) fn put_lying(
+        &self,
+        name: &str,
+        layers: &[Vec<u8>],
+        lie: impl FnOnce(&mut Manifest),
+    ) -> Descriptor {
         let mut contents = self.shared.contents.lock().unwrap();
         let mut put = |media_type: MediaType, bytes: &[u8]| {
             let descriptor = Descriptor::of(media_type, bytes);
@@ -118,7 +128,15 @@ impl FaultyRegistry {
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = put(MediaType::OciConfig, config.to_string().as_bytes());
-        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+        let mut manifest = Manifest {
+            schema_version: 2,
+            media_type: None,
+            config,
+            layers,
+            annotations: BTreeMap::new(),
+        };
+        lie(&mut manifest);
+        let manifest = serde_json::to_string(&manifest).unwrap();
         let descriptor = Descriptor::of(MediaType::OciManifest, manifest.as_bytes());
         let (repository, tag) = name.rsplit_once(':').unwrap();
         let entry = (MediaType::OciManifest.to_string(), manifest.into_bytes());

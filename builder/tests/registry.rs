@@ -35,6 +35,7 @@ pub(crate) struct TestRegistry {
 pub(crate) enum Access {
     Anonymous,
     Password,
+    Certificate,
     /// By tokens of a server of their own: pulling is open to everyone, pushing is not.
     Token,
 }
@@ -53,6 +54,11 @@ impl TestRegistry {
     /// HTTPS under a certificate that only `certificate()` vouches for.
     pub(crate) fn with_tls() -> Self {
         Self::start(Access::Anonymous, true)
+    }
+
+    /// HTTPS, for those who show the certificate that it shows itself.
+    pub(crate) fn with_client_certificates() -> Self {
+        Self::start(Access::Certificate, true)
     }
 
     /// Plain HTTP, with tokens: everyone may pull, `USER` may push.
@@ -95,6 +101,11 @@ impl TestRegistry {
     pub(crate) fn certificate(&self) -> PathBuf {
         assert!(self.tls, "this registry speaks plain HTTP");
         self.folder.path().join("certificate.pem")
+    }
+
+    /// The key of `certificate()`, PEM.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.certificate().with_file_name("key.pem")
     }
 
     /// The requests that its token server got so far.
@@ -159,13 +170,17 @@ fn configuration(folder: &Path, host: &str, access: Access, tls: bool, realm: &s
          storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n\
          http:\n  addr: {host}\n"
     )];
+    let clients = match access {
+        Access::Certificate => format!(", clientcas: [{folder}/certificate.pem]"),
+        Access::Anonymous | Access::Password | Access::Token => String::new(),
+    };
     if tls {
         config.push(format!(
-            "  tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
+            "  tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem{clients}}}\n"
         ));
     }
     match access {
-        Access::Anonymous => {}
+        Access::Anonymous | Access::Certificate => {}
         Access::Password => {
             fs_err::write(format!("{folder}/htpasswd"), HTPASSWD).unwrap();
             let path = format!("{folder}/htpasswd");

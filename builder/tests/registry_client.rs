@@ -415,6 +415,51 @@ async fn certificates_come_from_certs_d_or_registries_toml() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_ours_is_shown() {
+    if lacks() {
+        return;
+    }
+    let registry = TestRegistry::with_client_certificates();
+    let name = registry.image("app:v1");
+    let folder = tempfile::tempdir().unwrap();
+    let host = folder.path().join(&registry.host);
+    fs_err::create_dir(&host).unwrap();
+    fs_err::copy(registry.certificate(), host.join("ca.crt")).unwrap();
+    let side = || {
+        let certificates = vec![folder.path().to_owned()];
+        Side::with(RegistrySettings { certificates, ..RegistrySettings::default() })
+    };
+    let error = side().pull(&name).await.unwrap_err();
+    assert!(error.message.contains(&registry.host), "{}", error.message);
+
+    fs_err::copy(registry.certificate(), host.join("me.cert")).unwrap();
+    fs_err::copy(registry.key(), host.join("me.key")).unwrap();
+    let side = side();
+    side.make(&name, &layers());
+    side.push(&name).await.unwrap();
+    side.pull(&name).await.unwrap();
+}
+
+/// Settings whose every file would be noticed if it were read.
+#[tokio::test]
+async fn nothing_is_read_before_a_registry_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken");
+    fs_err::write(&broken, "[[[").unwrap();
+    let settings = || RegistrySettings {
+        registries: vec![broken.clone()],
+        auth_files: vec![broken.clone()],
+        ..RegistrySettings::default()
+    };
+    let side = Side::with(settings());
+    let made = side.make("local:v1", &layers());
+    let found = side.images.resolve("local:v1", &amd64(), ResolveMode::PreferLocal, &task()).await;
+    assert_eq!(found.unwrap().digest, made.digest);
+    let error = side.pull("absent:v1").await.unwrap_err();
+    assert!(error.message.contains("is not a list of registries"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_mirror_is_asked_first_and_its_faults_are_passed_over() {
     if lacks() {
         return;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use rbuild::registry::RegistrySettings;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::oci::Descriptor;
 
 use crate::faulty_registry::{Asked, FaultyRegistry, Reply, status, with_header};
 use crate::registry_client::{Side, digests, noise};
@@ -147,6 +149,9 @@ async fn endless_faults_of_a_pull_end() {
         Box::pin(refused("silence", "no answer within", |_| Some(Reply::Silence))),
         Box::pin(refused("silent blobs", "no answer within", blobs(Reply::Silence))),
         Box::pin(refused("flipped blobs", "is damaged", blobs(Reply::Flipped))),
+        Box::pin(refused("flipped manifests", "is damaged", |asked| {
+            asked.path.contains("/manifests/").then_some(Reply::Flipped)
+        })),
         Box::pin(refused("no progress", "connection broke", blobs(Reply::CutAfter(0)))),
         Box::pin(refused("404", "was not found", |_| Some(status(404)))),
         Box::pin(refused("a circle", "redirects more than 10 times", circle)),
@@ -181,6 +186,28 @@ fn short_tokens() -> impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static {
 async fn tokens_that_end_are_renewed() {
     borne("short tokens", short_tokens()).await;
     pushed("short tokens", short_tokens()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_and_digests_of_descriptors_are_held_to() {
+    let lies: [(&str, fn(&mut Descriptor)); 3] = [
+        ("longer", |blob| blob.size += 1),
+        ("shorter", |blob| blob.size -= 1),
+        ("another", |blob| blob.digest = Digest::of("another")),
+    ];
+    for (what, lie) in lies {
+        for position in 0..3 {
+            let registry = FaultyRegistry::start(|_| None);
+            registry.put_lying("app:v1", &layers(), |manifest| match position {
+                0 => lie(&mut manifest.config),
+                layer => lie(&mut manifest.layers[layer - 1]),
+            });
+            let side = side();
+            let outcome = side.pull(&registry.image("app:v1")).await;
+            assert!(outcome.is_err(), "{what} {position}");
+            assert!(side.stored().iter().all(|(name, digest)| name == digest), "{what} {position}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -238,6 +238,11 @@ impl Puller {
                         let detail = format!("it has more than {limit} bytes");
                         Err(Cause::Damaged { what: digest, detail })
                     }
+                    Ok(bytes) if (bytes.len() as u64) < descriptor.size => {
+                        let detail =
+                            format!("it has {} bytes instead of {}", bytes.len(), descriptor.size);
+                        Err(Cause::Damaged { what: digest, detail })
+                    }
                     Ok(bytes) if Digest::of(&bytes) != digest => {
                         let detail = format!("its digest is `{}`", Digest::of(&bytes));
                         Err(Cause::Damaged { what: digest, detail })

@@ -148,7 +148,9 @@ impl Job<'_> {
             .filter(|blob| !matches!(blob.media_type, MediaType::Foreign(_)))
             .map(|blob| (blob.digest, blob))
             .collect();
+        let result = EventKind::Result { what: "manifest".to_owned(), digest: root.digest };
         if self.is_there(&name, root).await? {
+            self.task.tell(result);
             return Ok(Pushed { existing: blobs.len() as u64, ..Pushed::default() });
         }
         let pushed = self.push_blobs(blobs.into_values()).await?;
@@ -157,8 +159,7 @@ impl Job<'_> {
             let name = if is_root { name.clone() } else { descriptor.digest.to_string() };
             self.put_manifest(&name, descriptor, bytes).await?;
         }
-        let (what, digest) = ("manifest".to_owned(), root.digest);
-        self.task.tell(EventKind::Result { what, digest });
+        self.task.tell(result);
         Ok(pushed)
     }
 
@@ -309,7 +310,10 @@ impl Job<'_> {
         let outcome = self.transport.send_once(&call, patience.left(), &sent).await;
         patience.spend(sent.idle().min(begun.elapsed()));
         match outcome {
-            Ok(response) if response.status() == StatusCode::CREATED => Ok(Sending::Done),
+            // The specification says 201; some registries say it otherwise.
+            Ok(response) if matches!(response.status().as_u16(), 200 | 201 | 204) => {
+                Ok(Sending::Done)
+            }
             Ok(response) if is_worth_a_new_upload(response.status()) => {
                 let asked = retry_after(response.headers());
                 match asked.filter(|wait| *wait >= patience.left()) {

@@ -52,7 +52,7 @@ impl Default for RegistrySettings {
             proxies: Proxies::default(),
             patience: Duration::from_secs(40),
             transfers: 6,
-            range: 8 << 20,
+            range: 4 << 20,
             helper_folder: None,
             helper_patience: Duration::from_secs(15),
         }

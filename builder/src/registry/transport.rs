@@ -217,7 +217,7 @@ impl Transport {
         if let Some(scheme) = known {
             return self.in_scheme(call, scheme, left, sent).await;
         }
-        let mut first: Option<Result<Response, Cause>> = None;
+        let mut telling: Option<Result<Response, Cause>> = None;
         for &scheme in &call.endpoint.schemes {
             let outcome = self.in_scheme(call, scheme, left, sent).await;
             let not_understood = match &outcome {
@@ -232,14 +232,17 @@ impl Transport {
                 self.spoken().insert(call.endpoint.host.clone(), scheme);
                 return outcome;
             }
-            match &outcome {
-                Err(Cause::Handshake(reason)) if !reason.contains("corrupt message") => {
-                    first = Some(outcome);
-                }
-                _ => drop(first.get_or_insert(outcome)),
+            // What speaks TLS is known by the first attempt; then the later one tells what is wrong.
+            let later_tells = match (&telling, &outcome) {
+                (None, _) | (_, Err(Cause::Handshake(_))) => true,
+                (Some(Ok(_)), outcome) => !matches!(outcome, Err(Cause::Unreachable(_))),
+                (Some(Err(_)), _) => false,
+            };
+            if later_tells {
+                telling = Some(outcome);
             }
         }
-        first.unwrap_or_else(|| Err(Cause::Protocol("no scheme to speak to it is known".into())))
+        telling.unwrap_or_else(|| Err(Cause::Protocol("no scheme to speak to it is known".into())))
     }
 
     async fn in_scheme(
