@@ -1,6 +1,7 @@
 //! `rbuild build` and `rbuild check`: progress around a build, and what is written when it is done.
 
 use rbuild_solver::progress::Reporter;
+use rbuild_solver::sandbox::namespaces::{self, Identity};
 
 use super::{print, run_async, tell};
 use crate::cli::{BuildArgs, GlobalArgs};
@@ -32,7 +33,7 @@ pub(super) fn check(
 
 fn build(request: &BuildRequest) -> Result<(), BuildError> {
     if request.call == Call::Build {
-        become_root()?;
+        become_root(request.settings.progress)?;
     }
     // An answer about a Dockerfile is all that a call shows.
     let display = (request.call == Call::Build).then(|| Display::new(&request.settings));
@@ -59,14 +60,24 @@ fn build(request: &BuildRequest) -> Result<(), BuildError> {
 
 /// Lets ordinary users own the files of layers and mount them. Comes before the display, since
 /// afterwards this process has more than one thread.
-fn become_root() -> Result<(), BuildError> {
-    rbuild_solver::sandbox::namespaces::become_root().map(drop).map_err(|error| {
+fn become_root(progress: ProgressMode) -> Result<(), BuildError> {
+    let identity = namespaces::become_root().map_err(|error| {
         let fault = BuildError::fault(&error);
         match error.hint {
             Some(hint) => fault.hint(hint),
             None => fault,
         }
-    })
+    })?;
+    if identity == Identity::Single
+        && !matches!(progress, ProgressMode::Quiet | ProgressMode::RawJson)
+    {
+        tell(
+            "warning: this user has no ids to give away, so that files of other owners cannot be \
+             unpacked or made: install `newuidmap` (package uidmap), and add the user to \
+             /etc/subuid and /etc/subgid\n",
+        );
+    }
+    Ok(())
 }
 
 /// Shows warnings, and with `--quiet` the image's ID.
