@@ -69,7 +69,7 @@ impl GitAddress {
         let (remote, query) = cut(before_fragment, '?');
         match remote.split_once("://") {
             Some((protocol, rest)) => match protocol.to_ascii_lowercase().as_str() {
-                "http" | "https" if rest.ends_with(".git") && rest.contains('/') => {}
+                "http" | "https" if is_repository(rest) => {}
                 "ssh" | "git" => {}
                 _ => return None,
             },
@@ -154,6 +154,11 @@ impl GitAddress {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// Whether the path of `host/path` ends in `.git`, which is never written in capitals.
+fn is_repository(rest: &str) -> bool {
+    rest.strip_suffix(".git").is_some_and(|rest| rest.contains('/'))
 }
 
 /// `text` before the first `separator`, and what stands behind it.

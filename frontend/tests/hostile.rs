@@ -78,7 +78,7 @@ fn deep_nesting() {
 
 #[test]
 fn everything_wrong() {
-    let (_, _, first) = read(&"NO\n".repeat(100_000));
+    let (_, _, first) = read(&"NO\n".repeat(20_000));
     assert_eq!(first.as_deref(), Some("unknown instruction: NO"));
     read(&"FROM a AS 1\nRUN --no\nENV a\n".repeat(20_000));
 }
