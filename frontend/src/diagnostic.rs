@@ -161,8 +161,10 @@ impl Diagnostics {
 /// The same choice as BuildKit's `util/suggest`; an exact match is no misspelling.
 pub fn did_you_mean<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const TOO_FAR: usize = 3;
+    /// Nobody has as many names but who wants to keep us busy.
+    const MOST: usize = 300;
     let mut best = None;
-    for option in options {
+    for option in options.into_iter().take(MOST) {
         let distance = edit_distance(word, option, TOO_FAR);
         if distance == 0 {
             return None;
@@ -174,11 +176,29 @@ pub fn did_you_mean<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) 
     best.map(|(_, option)| option)
 }
 
+/// Words that differ from their first to their last letter, and are so long, are no misspellings.
+const MOST_LETTERS: usize = 64;
+
+/// `a` and `b` without what both begin with and both end with.
+fn without_common_ends<'a>(a: &'a str, b: &'a str) -> (&'a str, &'a str) {
+    let pairs = a.chars().zip(b.chars());
+    let front: usize = pairs.take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum();
+    let (a, b) = (&a[front..], &b[front..]);
+    let pairs = a.chars().rev().zip(b.chars().rev());
+    let back: usize = pairs.take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum();
+    (&a[..a.len() - back], &b[..b.len() - back])
+}
+
 /// How many letters must be added, removed or replaced to make `b` of `a`; `limit` if more.
 fn edit_distance(a: &str, b: &str, limit: usize) -> usize {
-    let a: Vec<char> = a.chars().take(b.len() + limit).collect();
+    // More bytes are more characters, or wider ones, of which each is another one.
+    if a.len().abs_diff(b.len()) >= 4 * limit {
+        return limit;
+    }
+    let (a, b) = without_common_ends(a, b);
+    let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();
-    if a.len().abs_diff(b.len()) >= limit {
+    if a.len().abs_diff(b.len()) >= limit || a.len().min(b.len()) > MOST_LETTERS {
         return limit;
     }
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -232,6 +252,9 @@ mod tests {
         check("mount", None);
         check("FROM", None);
         check("netwrk", Some("network"));
+        check("entwork", Some("network"));
+        check("networkxyz", None);
+        check("netwörkx", Some("network"));
         check("", None);
     }
 }

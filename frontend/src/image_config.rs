@@ -224,7 +224,8 @@ impl ContainerConfig {
     /// Sets a variable; an existing one keeps its place.
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
         let pair = format!("{name}={value}");
-        match self.env.iter_mut().find(|old| split_variable(old).0 == name) {
+        let same = |old: &str| old.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
+        match self.env.iter_mut().find(|old| same(old) || *old == name) {
             Some(old) => *old = pair,
             None => self.env.push(pair),
         }

@@ -82,8 +82,13 @@ impl Lowering<'_> {
             let (name, value) = (pair.name.as_str(), pair.value.as_str());
             check::secrets_in_arg_or_env(self.checks, origin, "ENV", name);
             words.push(format!("{name}={value}"));
+            // A variable that the commands do not know is not in the config either.
+            if state.env.get(name).is_some() {
+                state.image.config.set_env(name, value);
+            } else {
+                state.image.config.env.push(format!("{name}={value}"));
+            }
             state.env.set(name, value);
-            state.image.config.set_env(name, value);
         }
         state.record(words.join(" "), false);
     }
