@@ -312,7 +312,10 @@ impl<'a> Planner<'a> {
     fn target(&self) -> Result<StageIndex, Diagnostic> {
         let Some(target) = self.options.target.as_deref().filter(|target| !target.is_empty())
         else {
-            return Ok(self.stages.len() - 1);
+            // There is a stage unless parsing found something wrong.
+            let no_stage =
+                || Diagnostic::error("dockerfile contains no stages to build", Span::default());
+            return self.stages.len().checked_sub(1).ok_or_else(no_stage);
         };
         if let Some(index) = self.by_name.get(&target.to_lowercase()) {
             return Ok(*index);

@@ -5,6 +5,8 @@ mod hostile;
 #[cfg(test)]
 mod lower;
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod other_parsers;
 #[cfg(test)]
 mod parse;
