@@ -366,11 +366,11 @@ async fn what_skopeo_writes_is_read_and_back() {
 
 #[tokio::test]
 async fn a_proxy_is_used_where_it_is_meant() {
-    let proxied = FaultyRegistry::start(|asked| {
+    let server = FaultyRegistry::start(|asked| {
         // A request to a proxy names the whole address.
         (!asked.path.starts_with("http://registry.invalid/")).then(|| status(500))
     });
-    let proxies = Proxies { http: Some(proxied.host.clone()), ..Proxies::default() };
+    let proxies = Proxies { http: Some(server.host.clone()), ..Proxies::default() };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registries.toml");
     fs_err::write(&path, "[registry.\"registry.invalid\"]\nhttp = true\n").unwrap();
@@ -378,8 +378,8 @@ async fn a_proxy_is_used_where_it_is_meant() {
         RegistrySettings { proxies, registries: vec![path], ..RegistrySettings::default() };
     let error = Side::with(settings).pull("registry.invalid/app:v1").await.unwrap_err();
     assert!(error.message.contains("was not found"), "{}", error.message);
-    assert!(proxied.asked().iter().all(|a| a.path.starts_with("http://registry.invalid/v2/app/")));
-    assert!(!proxied.asked().is_empty());
+    assert!(server.asked().iter().all(|a| a.path.starts_with("http://registry.invalid/v2/app/")));
+    assert!(!server.asked().is_empty());
 }
 
 #[tokio::test]

@@ -190,7 +190,8 @@ async fn tokens_that_end_are_renewed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_and_digests_of_descriptors_are_held_to() {
-    let lies: [(&str, fn(&mut Descriptor)); 3] = [
+    type Lie = fn(&mut Descriptor);
+    let lies: [(&str, Lie); 3] = [
         ("longer", |blob| blob.size += 1),
         ("shorter", |blob| blob.size -= 1),
         ("another", |blob| blob.digest = Digest::of("another")),
