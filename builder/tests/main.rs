@@ -24,6 +24,7 @@ mod bad_input;
 mod bases;
 mod caching;
 mod calculator;
+mod commands;
 mod django;
 mod http_files;
 mod interrupts;
