@@ -283,8 +283,7 @@ fn targets_json(targets: &[TargetDescription], source: &Source) -> Value {
 /// Rows whose cells begin below each other, `gap` blanks behind the longest one; the last cell of a
 /// row ends it (Go's `text/tabwriter`).
 fn columns<const N: usize>(rows: &[[&str; N]], gap: usize) -> String {
-    let rows: Vec<[String; N]> =
-        rows.iter().map(|row| row.map(|cell| harmless::line(cell))).collect();
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.map(harmless::line)).collect();
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + gap;
     let mut text = String::new();

@@ -146,6 +146,9 @@ impl<'a> Session<'a> {
     }
 
     /// A look at the tree of the last vertex of `graph`, which needs no step to be run.
+    ///
+    /// # Panics
+    /// When the graph is empty.
     pub async fn view(
         &self,
         graph: &Graph,

@@ -1,7 +1,7 @@
 //! What was typed: every flag of rbuild, as clap reads it. What it means is `request.rs`'s.
 //!
 //! The flags of `rbuild build` are spelled and described as `docker buildx build` has them
-//! (docs/reference/buildx_build.md), so that scripts move over unchanged. With no subcommand rbuild
+//! (`docs/reference/buildx_build.md`), so that scripts move over unchanged. With no subcommand rbuild
 //! builds; [`with_build`] puts the word in before clap looks.
 
 use std::ffi::{OsStr, OsString};
@@ -45,7 +45,7 @@ Exit codes: 0 built, 1 the build failed, 2 wrong usage, 3 a fault in or around r
 /// Flags that every command has.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// State folder [default: $RBUILD_ROOT, or rbuild in $XDG_DATA_HOME, or for root /var/lib/rbuild]
+    /// State folder [default: `$RBUILD_ROOT`, or rbuild in `$XDG_DATA_HOME`, or for root /var/lib/rbuild]
     #[arg(long, global = true, value_name = "DIR", help_heading = "rbuild's own")]
     pub root: Option<PathBuf>,
     /// Log what happens inside to stderr
@@ -223,6 +223,7 @@ pub enum Shell {
 /// `docker buildx build`'s flags, and rbuild's own.
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_help = BUILD_EXAMPLES)]
+#[allow(clippy::struct_excessive_bools, reason = "flags are what was typed")]
 pub struct BuildArgs {
     /// Build context: a folder, `-` (a tar or a Dockerfile on stdin), a git or an http(s) address
     #[arg(value_name = "PATH | URL | -", required = true)]
@@ -315,7 +316,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "CACHE", hide = true)]
     pub cache_to: Vec<String>,
 
-    /// How progress is shown: auto, plain, tty, rawjson, quiet [default: $BUILDKIT_PROGRESS, or auto]
+    /// How progress is shown: auto, plain, tty, rawjson, quiet [default: `$BUILDKIT_PROGRESS`, or auto]
     #[arg(long, value_name = "MODE", help_heading = "What is shown")]
     pub progress: Option<String>,
     /// Print the image's ID only

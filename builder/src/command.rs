@@ -9,6 +9,7 @@ mod login;
 mod table;
 mod transfer;
 
+use std::fmt::{Display, Write as _};
 use std::future::Future;
 use std::io::{self, Write};
 
@@ -77,6 +78,15 @@ fn print(text: &str) -> Result<(), BuildError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A line for each item.
+fn lines(items: impl Iterator<Item = impl Display>) -> String {
+    items.fold(String::new(), |mut text, item| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{item}");
+        text
+    })
 }
 
 /// Tells something on stderr that is neither progress nor an error. Without stderr nobody listens.

@@ -378,7 +378,8 @@ mod tests {
     #[test]
     fn a_failed_step_shows_the_end_of_its_output() {
         let text = "FROM busybox\nRUN make\n";
-        let written: String = (1..=30).map(|n| format!("line {n}\n")).collect();
+        let lines: Vec<String> = (1..=30).map(|n| format!("line {n}")).collect();
+        let written = lines.join("\n") + "\n";
         let problem = Problem {
             message: "process `/bin/sh -c make` did not complete successfully: exit code: 2".into(),
             excerpt: Some(excerpt(text, "RUN make", None)),
@@ -472,7 +473,8 @@ mod tests {
         assert!(drawing.len() < 1000, "{}", drawing.len());
         assert!(!drawing.contains('\x1b'));
         // Any span is drawn, also one outside of the text or inside a character.
-        for span in [0..0, 3..1, 99..100, 1..2] {
+        for (start, end) in [(0, 0), (3, 1), (99, 100), (1, 2)] {
+            let span = Range { start, end };
             let excerpt = Excerpt { name: "D".into(), text: "é\nx".into(), span, label: None };
             let problem = Problem { excerpt: Some(excerpt), ..Problem::default() };
             assert!(!problem.draw(false).is_empty());

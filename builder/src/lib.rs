@@ -100,9 +100,9 @@ async fn export(
         reporter: session.reporter.clone(),
     };
     match exporter.export(built, &around).await {
-        Ok(exported) => {
+        Ok(done) => {
             task.tell(EventKind::Finished);
-            Ok(exported)
+            Ok(done)
         }
         Err(error) => {
             task.tell(EventKind::Failed { message: error.to_string() });

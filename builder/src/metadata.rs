@@ -1,5 +1,5 @@
 //! `--metadata-file` and `--iidfile`: what was built, for programs. Keys and forms are buildx's
-//! (docs/reference/buildx_build.md, "metadata-file"; `commands/build.go`, `getImageID`).
+//! (`docs/reference/buildx_build.md`, "metadata-file"; `commands/build.go`, `getImageID`).
 //!
 //! `buildx.build.ref` is left out, since it names a record in a builder's history and rbuild has no
 //! builder; `buildx.build.provenance` comes with provenance.

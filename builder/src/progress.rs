@@ -69,6 +69,9 @@ impl Display {
     }
 
     /// Starts drawing with `renderer`.
+    ///
+    /// # Panics
+    /// When no thread can be started; nothing could be built then.
     pub fn with(renderer: Box<dyn Renderer>) -> Self {
         let (queue, messages) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -239,6 +242,6 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(40)), "0.0s");
         assert_eq!(seconds(Duration::from_millis(12_340)), "12.3s");
         assert_eq!(seconds(Duration::from_secs(125)), "2m 05s");
-        assert_eq!(seconds(Duration::from_secs(3720)), "1h 02m");
+        assert_eq!(seconds(Duration::from_mins(62)), "1h 02m");
     }
 }

@@ -92,6 +92,7 @@ pub struct BuildRequest {
 
 /// What every command knows.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says something of its own")]
 pub struct Settings {
     /// The state folder; it need not exist.
     pub state_folder: PathBuf,
@@ -238,7 +239,7 @@ pub enum UsageError {
     /// A file that a flag names cannot be used.
     #[error("cannot use {what}: {reason}")]
     File {
-        /// What it is: `secret `token``.
+        /// What it is: a secret of some name.
         what: String,
         /// What is wrong with it.
         reason: String,
@@ -661,7 +662,10 @@ mod tests {
             assert!(request(wrong, &[]).is_err(), "{wrong}");
         }
         let labels = request("--label a=b=c --label d", &[]).unwrap().labels;
-        assert_eq!(labels, BTreeMap::from([("a".into(), "b=c".into()), ("d".into(), "".into())]));
+        assert_eq!(
+            labels,
+            BTreeMap::from([("a".into(), "b=c".into()), ("d".into(), String::new())])
+        );
     }
 
     #[test]

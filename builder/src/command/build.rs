@@ -3,7 +3,9 @@
 use rbuild_solver::progress::Reporter;
 use rbuild_solver::sandbox::namespaces::{self, Identity};
 
-use super::{print, run_async, tell};
+use rbuild_cache::oci::ImageRef;
+
+use super::{lines, print, run_async, tell};
 use crate::cli::{BuildArgs, GlobalArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
 use crate::metadata;
@@ -95,26 +97,27 @@ fn show_result(request: &BuildRequest, built: &Outcome) -> Result<(), BuildError
     Ok(())
 }
 
-/// What each stage took, and what the image takes: `stage build   412.3 MB in 5 layers`.
+/// What each stage took, and what the image takes: `stage build   412.3 MB in 5 layers`. Below it
+/// the image's names, each with its ID.
 fn sizes(built: &Outcome) -> String {
-    let name = |size: &StageSize| match size.name.starts_with("image") {
-        true => size.name.clone(),
-        false => format!("stage {}", size.name),
+    let name = |size: &StageSize| {
+        if size.name.starts_with("image") {
+            size.name.clone()
+        } else {
+            format!("stage {}", size.name)
+        }
     };
     let width = built.sizes.iter().map(|size| name(size).len()).max().unwrap_or(0);
-    let mut text = String::from("\n");
-    for size in &built.sizes {
+    let size_line = |size: &StageSize| {
         let layers = if size.layers == 1 { "layer" } else { "layers" };
         let bytes = progress::bytes(size.size);
-        let line = format!("{:width$}   {bytes:>9} in {} {layers}\n", name(size), size.layers);
-        text.push_str(&harmless::line(&line));
-        text.push('\n');
-    }
-    for image in built.names.iter().zip(std::iter::repeat(built.image_id())) {
-        let id = image.1.map_or(String::new(), |id| format!("   {}", id.short()));
-        text.push_str(&format!("{}{id}\n", image.0.familiar()));
-    }
-    text
+        let line = format!("{:width$}   {bytes:>9} in {} {layers}", name(size), size.layers);
+        harmless::line(&line)
+    };
+    let id = built.image_id().map_or(String::new(), |id| format!("   {}", id.short()));
+    let name_line = |name: &ImageRef| format!("{}{id}", name.familiar());
+    let sizes = built.sizes.iter().map(size_line);
+    format!("\n{}", lines(sizes.chain(built.names.iter().map(name_line))))
 }
 
 /// The warnings of the Dockerfile, and how many they are.
@@ -126,7 +129,6 @@ fn warnings(warnings: &[Problem], colors: bool) -> String {
         1 => "1 warning".to_owned(),
         count => format!("{count} warnings"),
     };
-    let drawings: String =
-        warnings.iter().map(|warning| format!("\n{}", warning.draw(colors))).collect();
-    format!("{drawings}\n{count} about the Dockerfile; `rbuild check` shows them without a build\n")
+    let drawings = lines(warnings.iter().map(|warning| warning.draw(colors)));
+    format!("\n{drawings}{count} about the Dockerfile; `rbuild check` shows them without a build\n")
 }

@@ -5,7 +5,7 @@ use rbuild_cache::state::StateFolder;
 use serde_json::json;
 
 use super::table::{Table, ago};
-use super::{print, settings};
+use super::{lines, print, settings};
 use crate::cli::{DuArgs, GlobalArgs};
 use crate::error::BuildError;
 use crate::local_image;
@@ -31,8 +31,7 @@ pub(super) fn run(
                 "created": record.created, "last_used": record.last_used,
             })
         };
-        let lines: String = steps.iter().map(|step| format!("{}\n", object(step))).collect();
-        return print(&lines);
+        return print(&lines(steps.iter().map(object)));
     }
     let time = |seconds: i64| {
         let time = jiff::Timestamp::from_second(seconds);

@@ -4,10 +4,10 @@ use rbuild_cache::oci::ImageRef;
 use serde_json::json;
 
 use super::table::Table;
-use super::{print, settings, tell};
+use super::{lines, print, settings, tell};
 use crate::cli::{GlobalArgs, ImagesArgs, RmiArgs, TagArgs};
 use crate::error::{BuildError, ErrorKind};
-use crate::local_image::{self, LocalImage, LocalImageError};
+use crate::local_image::{self, LocalImage, LocalImageError, LocalPlatform};
 use crate::progress;
 use crate::request::Environment;
 
@@ -28,18 +28,16 @@ pub(super) fn list(
         }
     }
     if arguments.quiet {
-        let ids: String = images.iter().map(|image| format!("{}\n", image.id())).collect();
-        return print(&ids);
+        return print(&lines(images.iter().map(LocalImage::id)));
     }
     if arguments.json {
-        let lines: String = images.iter().map(|image| format!("{}\n", as_json(image))).collect();
-        return print(&lines);
+        return print(&lines(images.iter().map(as_json)));
     }
     let mut table = Table::new(["NAME", "IMAGE ID", "PLATFORM", "CREATED", "SIZE"]);
     for image in &images {
         let platforms: Vec<String> =
             image.platforms.iter().map(|platform| platform.platform().to_string()).collect();
-        let created = image.platforms.first().and_then(|platform| platform.created());
+        let created = image.platforms.first().and_then(LocalPlatform::created);
         table.row([
             image.familiar(),
             image.id().short(),

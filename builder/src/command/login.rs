@@ -59,10 +59,8 @@ pub(super) fn logout(
     let registry = Registry::new(settings.registry);
     let erased =
         run_async(async { registry.logout(host).await.map_err(|e| BuildError::fault(&e)) })?;
-    match erased {
-        true => print(&format!("logged out at {host}\n")),
-        false => print(&format!("not logged in at {host}\n")),
-    }
+    let said = if erased { "logged out" } else { "not logged in" };
+    print(&format!("{said} at {host}\n"))
 }
 
 fn password_on_stdin() -> Result<String, BuildError> {

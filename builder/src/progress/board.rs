@@ -172,20 +172,18 @@ impl Task {
 
     fn part(&mut self, name: &str, current: u64, total: Option<u64>, done: bool, at: Duration) {
         let position = self.parts.iter().position(|part| part.name == name);
-        let part = match position {
-            Some(position) => &mut self.parts[position],
-            None => {
-                let part = Part {
-                    name: harmless::line(name),
-                    current: 0,
-                    total: None,
-                    done: false,
-                    samples: VecDeque::from([(at, current)]),
-                };
-                self.parts.push(part);
-                self.parts.last_mut().expect("one was pushed")
-            }
-        };
+        let position = position.unwrap_or_else(|| {
+            let part = Part {
+                name: harmless::line(name),
+                current: 0,
+                total: None,
+                done: false,
+                samples: VecDeque::from([(at, current)]),
+            };
+            self.parts.push(part);
+            self.parts.len() - 1
+        });
+        let part = &mut self.parts[position];
         (part.current, part.total, part.done) = (current, total, done);
         let oldest = part.samples.front().map_or(at, |(when, _)| *when);
         let newest = part.samples.back().map_or(at, |(when, _)| *when);

@@ -42,7 +42,7 @@ impl RawJson {
         time.map(|time| format!("{time:.9}")).unwrap_or_default()
     }
 
-    fn write(&mut self, kind: &str, value: Value) {
+    fn write(&mut self, kind: &str, value: &Value) {
         // A log whose reader is gone is no reason to stop a build.
         let _ = writeln!(self.out, "{}", json!({ kind: [value] }));
     }
@@ -52,8 +52,10 @@ impl RawJson {
         let Some(vertex) = self.vertices.get(&task) else { return };
         let mut object = vertex.object();
         object["completed"] = completed.into();
-        more.iter().for_each(|(key, value)| object[*key] = value.clone());
-        self.write("vertexes", object);
+        for (key, value) in more {
+            object[*key] = value.clone();
+        }
+        self.write("vertexes", &object);
     }
 }
 
@@ -74,13 +76,13 @@ impl Renderer for RawJson {
                 let vertex = Vertex { digest, name, started: now, parts };
                 let object = vertex.object();
                 self.vertices.insert(task, vertex);
-                self.write("vertexes", object);
+                self.write("vertexes", &object);
             }
             EventKind::Output { stream, bytes } => {
                 let data = BASE64_STANDARD.encode(bytes);
                 let log =
                     json!({ "vertex": digest, "stream": stream, "data": data, "timestamp": now });
-                self.write("logs", log);
+                self.write("logs", &log);
             }
             EventKind::Progress { part, current, total, done } => {
                 let started = match self.vertices.get_mut(&task) {
@@ -94,17 +96,17 @@ impl Renderer for RawJson {
                 if *done {
                     status["completed"] = now.into();
                 }
-                self.write("statuses", status);
+                self.write("statuses", &status);
             }
             EventKind::Warning { message } => {
                 let short = BASE64_STANDARD.encode(message);
-                self.write("warnings", json!({ "vertex": digest, "level": 1, "short": short }));
+                self.write("warnings", &json!({ "vertex": digest, "level": 1, "short": short }));
             }
             EventKind::Miss { reason } => {
                 if let Some(vertex) = self.vertices.get(&task) {
                     let mut object = vertex.object();
                     object["missed"] = reason.as_str().into();
-                    self.write("vertexes", object);
+                    self.write("vertexes", &object);
                 }
             }
             EventKind::Result { what, digest: result } => {
@@ -113,7 +115,7 @@ impl Renderer for RawJson {
                     "id": id, "vertex": digest, "current": 0, "total": 0,
                     "timestamp": now, "started": now, "completed": now,
                 });
-                self.write("statuses", status);
+                self.write("statuses", &status);
             }
             EventKind::Cached => self.ended(task, event.at, &[("cached", true.into())]),
             EventKind::Finished => self.ended(task, event.at, &[]),
@@ -155,7 +157,9 @@ mod tests {
             event(2, 60, part("layer", 2, 2, true)),
             event(2, 70, EventKind::Failed { message: "exit code: 1".into() }),
         ];
-        events.iter().for_each(|event| json.event(event));
+        for event in &events {
+            json.event(event);
+        }
         let text = paper.text();
         assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
         insta::assert_snapshot!(text, @r#"

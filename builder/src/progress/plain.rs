@@ -184,20 +184,15 @@ impl Task {
             return;
         }
         (part.told, part.told_at) = (current, at);
-        let mut line = harmless::line(name);
-        match total {
-            Some(total) => line += &format!(" {} / {}", bytes(current), bytes(total)),
-            None if current > 0 => line += &format!(" {}", bytes(current)),
-            None => {}
-        }
+        let amount = match total {
+            Some(total) => format!(" {} / {}", bytes(current), bytes(total)),
+            None if current > 0 => format!(" {}", bytes(current)),
+            None => String::new(),
+        };
         let time = at.saturating_sub(part.begun).as_secs_f64();
-        if time > 0.01 {
-            line += &format!(" {time:.1}s");
-        }
-        if done {
-            line += " done";
-        }
-        self.lines.push(line);
+        let time = if time > 0.01 { format!(" {time:.1}s") } else { String::new() };
+        let done = if done { " done" } else { "" };
+        self.lines.push(format!("{}{amount}{time}{done}", harmless::line(name)));
     }
 
     fn end(&mut self, last: String, at: Duration) {
@@ -269,11 +264,13 @@ mod tests {
     use super::super::tests::{Paper, event, output, part, started};
     use super::*;
 
-    fn drawn(events: Vec<Event>, end: End) -> String {
+    fn drawn(events: &[Event], end: End) -> String {
         let paper = Paper::default();
         let mut plain = Plain::new(Box::new(paper.clone()));
         let last = events.last().map_or(Duration::ZERO, |event| event.at);
-        events.iter().for_each(|event| plain.event(event));
+        for event in events {
+            plain.event(event);
+        }
         plain.finish(end, last);
         paper.text()
     }
@@ -299,7 +296,7 @@ mod tests {
             event(4, 1801, EventKind::Warning { message: "network is the host's".into() }),
             event(4, 1900, EventKind::Finished),
         ];
-        insta::assert_snapshot!(drawn(events, End::Done), @r#"
+        insta::assert_snapshot!(drawn(&events, End::Done), @r#"
         #1 [internal] load build definition from Dockerfile
         #1 DONE 0.0s
 
@@ -334,7 +331,7 @@ mod tests {
             event(1, 4200, output("unfinished")),
             event(1, 4300, EventKind::Canceled),
         ];
-        insta::assert_snapshot!(drawn(events, End::Failed), @r#"
+        insta::assert_snapshot!(drawn(&events, End::Failed), @r#"
         #1 [a] RUN one
         #1 0.100 a1
         #1 0.300 a2
@@ -358,7 +355,7 @@ mod tests {
             event(2, 0, started("[b] RUN two")),
             event(2, 200, output("b1\n")),
         ];
-        insta::assert_snapshot!(drawn(events, End::Interrupted), @r#"
+        insta::assert_snapshot!(drawn(&events, End::Interrupted), @r#"
         #1 [a] RUN one
 
         #2 [b] RUN two
@@ -372,7 +369,7 @@ mod tests {
         let piece = "0123456789abcdef\n".repeat(4096);
         (0..100).for_each(|n| events.push(event(1, n, output(&piece))));
         events.push(event(1, 200, EventKind::Finished));
-        let text = drawn(events, End::Done);
+        let text = drawn(&events, End::Done);
         assert_eq!(text.matches("[output clipped, log limit 2MiB reached]").count(), 1);
         assert!(text.len() < 4 << 20, "{}", text.len());
         assert!(text.ends_with("#1 DONE 0.2s\n"));
@@ -386,7 +383,7 @@ mod tests {
             event(1, 1, EventKind::Finished),
         ];
         assert_eq!(
-            drawn(events, End::Done),
+            drawn(&events, End::Done),
             "#1 RUN evil name\n#1 0.000 x\x1b[31mred\x1b[0m\n#1 DONE 0.0s\n"
         );
     }

@@ -83,15 +83,11 @@ struct Screen {
 impl Screen {
     /// Draws in one piece, so that nothing flickers.
     fn draw(&mut self, stay: &[String], live: Vec<String>, size: Size) {
-        let mut text = String::new();
         // A terminal that became narrower has wrapped what stood there.
         let rows = |line: &String| measure_text_width(line).div_ceil(size.columns.max(1)).max(1);
         let above: usize = self.live.iter().map(rows).sum();
-        text.push('\r');
-        if above > 0 {
-            text.push_str(&format!("\x1b[{above}A"));
-        }
-        text.push_str("\x1b[J");
+        let up = if above > 0 { format!("\x1b[{above}A") } else { String::new() };
+        let mut text = format!("\r{up}\x1b[J");
         for line in stay.iter().chain(&live) {
             text.push_str(line);
             text.push('\n');
@@ -362,7 +358,9 @@ mod tests {
             event(3, 1001, EventKind::Miss { reason: "main.go changed".into() }),
             event(4, 1000, started("[web 1/2] FROM docker.io/library/python:3.12")),
         ];
-        events.iter().for_each(|event| board.event(event));
+        for event in &events {
+            board.event(event);
+        }
         for n in 1..=12 {
             board.event(&event(3, 1000 + n, output(&format!("\x1b[1mcompiling\x1b[0m {n}\n"))));
         }

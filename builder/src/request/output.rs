@@ -202,9 +202,8 @@ mod tests {
             Some(Destination::File(path)) => format!(" to file {}", path.display()),
             Some(Destination::Folder(path)) => format!(" to folder {}", path.display()),
         };
-        let attributes: String =
-            output.attributes.iter().map(|(key, value)| format!(" {key}={value}")).collect();
-        format!("{}{destination}{attributes}", output.kind)
+        let attributes = output.attributes.iter().map(|(key, value)| format!(" {key}={value}"));
+        format!("{}{destination}{}", output.kind, attributes.collect::<Vec<_>>().concat())
     }
 
     #[test]
