@@ -446,3 +446,125 @@ where
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::Panicked)?;
     Ok(done?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rbuild_solver::progress::{Reporter, Silent};
+
+    use super::*;
+    use crate::registry::{Registry, RegistrySettings};
+
+    struct Store {
+        images: Images,
+        _folder: tempfile::TempDir,
+    }
+
+    fn store() -> Store {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        let images = Images::new(Registry::new(RegistrySettings::default()), state);
+        Store { images, _folder: folder }
+    }
+
+    impl Store {
+        fn step(&self, fill: impl FnOnce(&Path)) -> Snapshot {
+            let snapshots = self.images.state().snapshots();
+            let draft = snapshots.draft().unwrap();
+            fill(&draft.folder());
+            snapshots.commit(&SnapshotId::random(), draft).unwrap()
+        }
+
+        async fn write(
+            &self,
+            built: &[BuiltImage],
+            options: &ImageOptions,
+        ) -> Result<(WrittenImage, serde_json::Value), ImageError> {
+            let task = Reporter::new(Arc::new(Silent)).start("export");
+            let written = write(&self.images, built, options, &task).await?;
+            let (last, bytes) = written.manifests.last().unwrap();
+            assert_eq!(self.images.state().blobs().read(last).unwrap(), *bytes);
+            let document = serde_json::from_slice(bytes).unwrap();
+            Ok((written, document))
+        }
+    }
+
+    fn built(platform: &str, steps: &[Snapshot]) -> BuiltImage {
+        let platform: Platform = platform.parse().unwrap();
+        BuiltImage {
+            config: ImageConfig::empty(&platform),
+            platform,
+            base: None,
+            epoch: None,
+            tree: steps.iter().cloned().fold(Tree::default(), Tree::with),
+        }
+    }
+
+    fn annotation(subject: AnnotationSubject, platform: Option<&str>) -> ImageOptions {
+        let platform = platform.map(|platform| platform.parse().unwrap());
+        let (key, value) = ("k".to_owned(), "v".to_owned());
+        let annotations = vec![Annotation { subject, platform, key, value }];
+        ImageOptions { annotations, ..ImageOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn an_image_without_layers_is_written_as_buildkit_writes_it() {
+        let store = store();
+        let image = built("linux/amd64", &[]);
+        let (written, manifest) = store.write(&[image], &ImageOptions::default()).await.unwrap();
+        assert_eq!(manifest["layers"], serde_json::Value::Null);
+        assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+        assert_eq!(written.root.platform.unwrap().to_string(), "linux/amd64");
+        assert_eq!(written.blobs.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn layers_are_written_once_and_in_the_wanted_form() {
+        let store = store();
+        let step = store.step(|folder| fs_err::write(folder.join("a"), "text").unwrap());
+        let image = built("linux/amd64", &[step.clone(), step]);
+        let options = ImageOptions { now: 7, ..ImageOptions::default() };
+        let (written, manifest) =
+            store.write(std::slice::from_ref(&image), &options).await.unwrap();
+        assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
+        assert_eq!(written.blobs.len(), 2, "a config, and one blob for both layers");
+        let (again, _) = store.write(std::slice::from_ref(&image), &options).await.unwrap();
+        assert_eq!(again, written);
+        let docker = ImageOptions { docker_types: true, ..options };
+        let (_, manifest) = store.write(&[image], &docker).await.unwrap();
+        assert_eq!(
+            manifest["layers"][0]["mediaType"],
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        );
+    }
+
+    #[tokio::test]
+    async fn several_platforms_are_an_index() {
+        let store = store();
+        let images = [built("linux/amd64", &[]), built("linux/arm64", &[])];
+        let options = annotation(AnnotationSubject::ManifestDescriptor, Some("linux/arm64"));
+        let (written, index) = store.write(&images, &options).await.unwrap();
+        assert_eq!(written.manifests.len(), 3);
+        assert_eq!(written.config, None);
+        assert_eq!(index["manifests"][1]["platform"]["architecture"], "arm64");
+        assert_eq!(index["manifests"][1]["annotations"]["k"], "v");
+        assert_eq!(index["manifests"][0]["annotations"], serde_json::Value::Null);
+    }
+
+    #[tokio::test]
+    async fn annotations_need_something_to_be_on() {
+        let store = store();
+        let image = [built("linux/amd64", &[])];
+        let check = async |options: ImageOptions, reason: &str| {
+            let error = store.write(&image, &options).await.unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        };
+        check(annotation(AnnotationSubject::Index, None), "has no index").await;
+        let other = annotation(AnnotationSubject::Manifest, Some("linux/arm64"));
+        check(other, "not built for that platform").await;
+        let docker = annotation(AnnotationSubject::ManifestDescriptor, None);
+        check(ImageOptions { docker_types: true, ..docker }, "leaves no place").await;
+    }
+}

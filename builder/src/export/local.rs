@@ -276,3 +276,58 @@ fn io_error(error: Errno) -> io::Error {
 fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write `{}`: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rbuild_cache::view::View;
+
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<PlatformFiles> {
+        let view = View::layers(vec![folder.to_owned()]);
+        vec![PlatformFiles { folder: None, platform: "linux/amd64".into(), epoch: Some(9), view }]
+    }
+
+    #[test]
+    fn links_in_the_folder_are_replaced_and_not_followed() {
+        let top = tempfile::tempdir().unwrap();
+        let (tree, out) = (top.path().join("tree"), top.path().join("out"));
+        let outside = top.path().join("outside");
+        for folder in [&tree.join("a"), &out, &outside] {
+            fs_err::create_dir_all(folder).unwrap();
+        }
+        fs_err::write(outside.join("file"), "untouched").unwrap();
+        fs_err::write(tree.join("a/file"), "new").unwrap();
+        fs_err::write(tree.join("b"), "new").unwrap();
+        fs_err::os::unix::fs::symlink(&outside, out.join("a")).unwrap();
+        fs_err::os::unix::fs::symlink(outside.join("file"), out.join("b")).unwrap();
+        write(&files(&tree), &out, Surplus::Kept).unwrap();
+        assert_eq!(fs_err::read_to_string(outside.join("file")).unwrap(), "untouched");
+        assert_eq!(fs_err::read_to_string(out.join("a/file")).unwrap(), "new");
+        assert!(fs_err::symlink_metadata(out.join("b")).unwrap().is_file());
+    }
+
+    #[test]
+    fn files_keep_what_they_are_and_surplus_goes_when_asked() {
+        let top = tempfile::tempdir().unwrap();
+        let (tree, out) = (top.path().join("tree"), top.path().join("out"));
+        fs_err::create_dir_all(tree.join("d")).unwrap();
+        fs_err::write(tree.join("d/a"), "text").unwrap();
+        fs_err::hard_link(tree.join("d/a"), tree.join("d/b")).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o2750);
+        fs_err::set_permissions(tree.join("d"), mode).unwrap();
+        fs_err::create_dir_all(out.join("d/old")).unwrap();
+        fs_err::write(out.join("old"), "").unwrap();
+        write(&files(&tree), &out, Surplus::Kept).unwrap();
+        assert!(out.join("old").exists() && out.join("d/old").exists());
+        write(&files(&tree), &out, Surplus::Deleted).unwrap();
+        assert!(!out.join("old").exists() && !out.join("d/old").exists());
+        let about = |path: &str| Metadata::at(rustix::fs::CWD, out.join(path).as_os_str());
+        let (folder, a, b) =
+            (about("d").unwrap().unwrap(), about("d/a").unwrap().unwrap(), about("d/b").unwrap());
+        assert_eq!((folder.mode, folder.modified.seconds), (0o2750, 9));
+        assert_eq!(a.inode, b.unwrap().inode);
+    }
+}
