@@ -226,8 +226,12 @@ struct Lowering<'a> {
     ignored: Option<PatternMatcher>,
     /// What each stage can be given.
     outlines: Vec<StageOutline>,
-    /// How each stage that has been lowered ends.
+    /// How each stage that has been lowered ends, until the last stage that begins there has.
     done: Vec<Option<StageState>>,
+    /// The tree of each stage that has been lowered.
+    trees: Vec<Option<VertexId>>,
+    /// How many stages that are needed still begin where a stage ends.
+    heirs: Vec<usize>,
 }
 
 impl<'a> Lowering<'a> {
@@ -251,6 +255,8 @@ impl<'a> Lowering<'a> {
             | BuildContext::Tar => None,
         };
         let done = vec![None; plan.stages.len()];
+        let trees = vec![None; plan.stages.len()];
+        let heirs = heirs(&plan);
         let outlines = vec![StageOutline::default(); plan.stages.len()];
         let lexer = Lexer::new(dockerfile.escape);
         Self {
@@ -265,6 +271,8 @@ impl<'a> Lowering<'a> {
             ignored,
             outlines,
             done,
+            trees,
+            heirs,
         }
     }
 
@@ -282,6 +290,7 @@ impl<'a> Lowering<'a> {
                 self.statement(&mut state, command)?;
             }
             self.plan.stages[index].commands = commands;
+            self.trees[index] = Some(state.vertex);
             self.done[index] = Some(state);
         }
         Ok(())
@@ -290,15 +299,30 @@ impl<'a> Lowering<'a> {
     /// How a stage ends: one that was lowered, or one that is a context or an image.
     fn stage(&mut self, index: StageIndex) -> Result<StageState, Diagnostic> {
         if self.done[index].is_none() {
-            self.done[index] = Some(self.begin(index)?);
+            let state = self.begin(index)?;
+            self.trees[index] = Some(state.vertex);
+            self.done[index] = Some(state);
         }
         Ok(self.done[index].clone().expect("just lowered"))
+    }
+
+    /// The end of a stage, for one that begins there. A history as long as the chain of stages is
+    /// passed on to the last of them, not copied to each.
+    fn inherited(&mut self, base: StageIndex) -> Result<StageState, Diagnostic> {
+        self.heirs[base] -= 1;
+        match self.done[base].take_if(|_| self.heirs[base] == 0) {
+            Some(state) => Ok(state),
+            None => self.stage(base),
+        }
     }
 
     /// The tree of a stage that `--from` names; `None` for one that comes later.
     fn source(&mut self, index: StageIndex) -> Result<Option<VertexId>, Diagnostic> {
         let stage = &self.plan.stages[index];
-        if stage.stage.is_some() && !stage.replaced && self.done[index].is_none() {
+        if let Some(tree) = self.trees[index] {
+            return Ok(Some(tree));
+        }
+        if stage.stage.is_some() && !stage.replaced {
             return Ok(None);
         }
         self.stage(index).map(|state| Some(state.vertex))
@@ -317,7 +341,7 @@ impl<'a> Lowering<'a> {
         let ignore_cache = stage.stage.is_some() && self.options.ignores_cache(name);
         let mut begun = match stage.base {
             Base::Stage(base) => {
-                let mut inherited = self.stage(base)?;
+                let mut inherited = self.inherited(base)?;
                 inherited.image.config.on_build.clear();
                 StageState { once: Once::default(), names, ignore_cache, ..inherited }
             }
@@ -401,6 +425,18 @@ impl<'a> Lowering<'a> {
     fn locate(&self, span: Span) -> graph::Span {
         self.dockerfile.source.locate(span)
     }
+}
+
+/// How many needed stages begin where each stage ends. The target's end is needed besides.
+fn heirs(plan: &Plan<'_>) -> Vec<usize> {
+    let mut heirs = vec![0; plan.stages.len()];
+    heirs[plan.target] += 1;
+    for index in &plan.reachable {
+        if let Base::Stage(base) = plan.stages[*index].base {
+            heirs[base] += 1;
+        }
+    }
+    heirs
 }
 
 /// Arguments that are read but never put into the environment.

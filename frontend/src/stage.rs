@@ -408,22 +408,26 @@ impl<'a> Planner<'a> {
         for start in 0..self.stages.len() {
             // Which stage is looked at, and how many of those it reads have been.
             let mut path: Vec<(StageIndex, usize)> = vec![(start, 0)];
+            let mut on_path = HashSet::from([start]);
             while let Some((index, next)) = path.last_mut() {
                 if *next == 0 && done.contains(index) {
+                    on_path.remove(index);
                     path.pop();
                     continue;
                 }
                 let Some((read, span)) = self.stages[*index].reads.get(*next).copied() else {
                     done.insert(*index);
+                    on_path.remove(index);
                     path.pop();
                     continue;
                 };
                 *next += 1;
-                if path.iter().any(|(on_path, _)| *on_path == read) {
+                if on_path.contains(&read) {
                     let shown = &self.stages[start].shown;
                     let message = format!("circular dependency detected on stage: {shown}");
                     return Err(Diagnostic::error(message, span));
                 }
+                on_path.insert(read);
                 path.push((read, 0));
             }
         }

@@ -55,6 +55,33 @@ fn dockerfiles_come_to_graphs() {
     }
 }
 
+/// Long chains of stages and of reads cost time and memory in proportion.
+#[test]
+fn ten_thousand_stages() {
+    let chain = |i: usize| match i {
+        0 => "FROM scratch AS s0\nCOPY f /f0\n".to_owned(),
+        i => format!("FROM s{} AS s{i}\nCOPY f /f{i}\n", i - 1),
+    };
+    let reads = |i: usize| match i {
+        0 => "FROM scratch AS s0\nCOPY f /f\n".to_owned(),
+        i => format!("FROM scratch AS s{i}\nCOPY --from=s{} /f /f\n", i - 1),
+    };
+    let backwards = |i: usize| format!("FROM scratch AS s{i}\nCOPY --from=s{} /f /f\n", i + 1);
+    let lowered = |text: String| {
+        let (dockerfile, _) = parse(Source::new("Dockerfile", text));
+        let options = BuildOptions::new(Platform::new("linux", "amd64", None));
+        let lowered = lower(&dockerfile, &options, &Resolved::default(), &mut Graph::new());
+        lowered.map(|lowered| lowered.config.history.len())
+    };
+    let start = std::time::Instant::now();
+    assert_eq!(lowered((0..10_000).map(chain).collect()).unwrap(), 10_000);
+    assert_eq!(lowered((0..10_000).map(reads).collect()).unwrap(), 1);
+    let last = "FROM scratch AS s10000\n";
+    let text = (0..10_000).map(backwards).collect::<String>() + last + "FROM s0\n";
+    assert!(lowered(text).is_err());
+    assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
 fn outcome(folder: &Path) -> String {
     let text = fs_err::read_to_string(folder.join("Dockerfile")).unwrap();
     let case: Case = match fs_err::read_to_string(folder.join("case.json")) {
