@@ -105,7 +105,7 @@ pub fn of_path(view: &View, path: &Path, memo: &FileMemo) -> Result<Digest, Chec
         entries.par_iter().map(|entry| content(view, entry, memo)).collect::<Result<_, _>>()?;
     let mut hasher = Hasher::new();
     for (entry, (digest, target)) in entries.iter().zip(&contents) {
-        let path = entry.path().strip_prefix(root.path()).expect("it is below the root");
+        let path = entry.path().strip_prefix(root.path()).unwrap_or(entry.path());
         add_entry(&mut hasher, path, entry.metadata(), *digest, target.as_deref());
         add_xattrs(&mut hasher, view, entry)?;
     }

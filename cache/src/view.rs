@@ -824,4 +824,75 @@ mod tests {
             assert!(open(wrong).is_err(), "{wrong}");
         }
     }
+
+    /// Paths that a made-up layer may have something at, each after the folder that it is in.
+    const PATHS: [&str; 7] = ["a", "b", "a/a", "a/b", "a/a/a", "b/a", "b/a/b"];
+
+    /// One layer: for each of [`PATHS`] nothing, a file, a link, a folder, an opaque folder or a
+    /// whiteout. What is in something that is no folder is left out.
+    fn layer() -> impl proptest::strategy::Strategy<Value = Vec<(&'static str, u8)>> {
+        use proptest::prelude::*;
+        proptest::collection::vec(0_u8..6, PATHS.len()).prop_map(|kinds| {
+            let mut layer: Vec<(&str, u8)> = Vec::new();
+            for (path, kind) in PATHS.into_iter().zip(kinds) {
+                let folder = path.rsplit_once('/').map(|(folder, _)| folder);
+                let in_folder = folder.is_none_or(|folder| {
+                    layer.iter().any(|(other, kind)| *other == folder && matches!(kind, 3 | 4))
+                });
+                if kind > 0 && in_folder {
+                    layer.push((path, kind));
+                }
+            }
+            layer
+        })
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(100))]
+
+        /// Merging all at once gives what putting one layer over the other gives.
+        #[test]
+        fn merging_is_applying_one_after_the_other(
+            layers_of_kinds in proptest::collection::vec(layer(), 0..5),
+        ) {
+            let mut expected = std::collections::BTreeMap::new();
+            let mut folders = Vec::new();
+            for (number, layer) in layers_of_kinds.iter().enumerate() {
+                let folder = tempfile::tempdir().unwrap();
+                for (path, kind) in layer {
+                    let inside = format!("{path}/");
+                    let at = folder.path().join(path);
+                    let was_folder = expected.get(*path).is_some_and(|old: &String| old.ends_with('/'));
+                    if !matches!(kind, 3) || !was_folder {
+                        expected.retain(|old: &String, _| !old.starts_with(&inside));
+                    }
+                    match kind {
+                        1 => {
+                            fs::write(at, number.to_string()).unwrap();
+                            expected.insert((*path).to_owned(), format!("{path}={number}"));
+                        }
+                        2 => {
+                            symlink(number.to_string(), at).unwrap();
+                            expected.insert((*path).to_owned(), format!("{path}->{number}"));
+                        }
+                        3 | 4 => {
+                            fs::create_dir(&at).unwrap();
+                            if *kind == 4 {
+                                metadata::mark_opaque(fs::File::open(at).unwrap().file()).unwrap();
+                            }
+                            expected.insert((*path).to_owned(), format!("{path}/"));
+                        }
+                        _ => {
+                            whiteout::make_whiteout(&at).unwrap();
+                            expected.remove(*path);
+                        }
+                    }
+                }
+                folders.push(folder);
+            }
+            let view = View::layers(folders.iter().map(|f| f.path().to_owned()).collect());
+            let expected: Vec<String> = expected.into_values().collect();
+            proptest::prop_assert_eq!(show(&view), expected.join(" "));
+        }
+    }
 }

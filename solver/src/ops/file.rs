@@ -187,7 +187,7 @@ enum Step {
     Mkdir { path: String, mode: u32, parents: bool, owner: (u32, u32), time: Option<i64> },
     WriteFile { path: String, mode: u32, owner: (u32, u32), data: Vec<u8> },
     Copy(CopyStep),
-    Unpack(Archive),
+    Unpack(Box<Archive>),
 }
 
 /// Copies from one source, which may name several files.
@@ -213,6 +213,9 @@ enum Origin {
 ///
 /// Input 0 is `base`, and input n is the nth of `sources`, counted from one. May read many files:
 /// call it where blocking is fine.
+///
+/// # Panics
+/// When `op` names an input that is not in `sources`.
 pub fn plan(
     op: &FileOp,
     base: &View,
@@ -249,7 +252,9 @@ pub fn plan(
     memos.save();
     let mut line = Hasher::new();
     line.field(serde_json::to_vec(op).expect("ops are plain data with string keys"));
-    sources.iter().for_each(|source| line.field(source.context.as_deref().unwrap_or_default()));
+    for source in sources {
+        line.field(source.context.as_deref().unwrap_or_default());
+    }
     Ok(Plan { base: base.clone(), steps, line: line.digest() })
 }
 
@@ -289,7 +294,7 @@ fn plan_copy(
         for found in select::matches(&from.view, source, &options)? {
             if copy.unpack && archive::is_archive(&from.view, &found.root)? {
                 let (digest, metadata) = memo.digest(&from.view, &found.root)?;
-                steps.push(Step::Unpack(Archive {
+                steps.push(Step::Unpack(Box::new(Archive {
                     destination: copy.destination.clone(),
                     owner,
                     time: copy.times,
@@ -297,7 +302,7 @@ fn plan_copy(
                     entry: found.root,
                     metadata,
                     digest,
-                }));
+                })));
                 continue;
             }
             let selection = select::select(&from.view, found, &options.exclude, &memo)?;
@@ -537,7 +542,9 @@ impl CopyStep {
 }
 
 fn add_numbers(hasher: &mut Hasher, numbers: &[u32]) {
-    numbers.iter().for_each(|number| hasher.field(number.to_le_bytes()));
+    for number in numbers {
+        hasher.field(number.to_le_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -977,7 +984,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         let node = |name: &str, kind, device| {
             let mode = rustix::fs::Mode::from_raw_mode(0o640);
-            rustix::fs::mknodat(rustix::fs::CWD, &at(name), kind, mode, device).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, at(name), kind, mode, device).unwrap();
         };
         node("fifo", rustix::fs::FileType::Fifo, 0);
         node("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
@@ -1055,7 +1062,8 @@ mod tests {
         assert_eq!(error.to_string(), "`/d/f` changed during the build");
         let touched = plan(&place);
         let file = fs::File::options().append(true).open(place.context.path().join("d/f")).unwrap();
-        rbuild_cache::metadata::set_modified(&file, Default::default()).unwrap();
+        rbuild_cache::metadata::set_modified(&file, rbuild_cache::metadata::Timestamp::default())
+            .unwrap();
         let layer = Place::new(&[], &[]).unwrap();
         touched.execute(layer.layer.path()).unwrap();
         assert_eq!(show(&layer.layer()), "x/ x/f=2");
@@ -1250,5 +1258,53 @@ mod tests {
         let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
         plan.execute(place.layer.path()).unwrap();
         assert_ne!(file(&place.layer(), "f0").inode, file(&second, "f0").inode);
+    }
+
+    /// Folders, files and names of the context that somebody swaps for links to elsewhere all the
+    /// while: whatever comes of a build, nothing from elsewhere is in it.
+    #[test]
+    fn a_racing_swap_of_the_context_leaks_nothing() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let outside = make(&["f=secret", "g=secret"]);
+        let Some(place) = Place::new(&[], &["d/e/f=public", "d/e/g=public", "file=public"]) else {
+            return;
+        };
+        symlink(outside.path(), place.context.path().join("d/link")).unwrap();
+        symlink(outside.path().join("f"), place.context.path().join("file-link")).unwrap();
+        let context = fs::File::open(place.context.path()).unwrap();
+        let done = AtomicBool::new(false);
+        let (mut copied, mut refused) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let exchange = |a: &str, b: &str| {
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(&context, a, &context, b, flags).unwrap();
+                };
+                while !done.load(Ordering::Relaxed) {
+                    exchange("d/e", "d/link");
+                    exchange("file", "file-link");
+                }
+            });
+            let sources: [&[&str]; 5] =
+                [&["."], &["d/e"], &["d/e/*"], &["d/e/f", "d/e/g"], &["file", "d"]];
+            for number in 0..200 {
+                let layer = tempfile::tempdir().unwrap();
+                let action = CopyAction {
+                    parents: number % 7 == 0 && sources[number % 5] != ["."],
+                    ..copy(sources[number % 5], "/x/")
+                };
+                let result = place
+                    .plan(vec![FileAction::Copy(action)])
+                    .and_then(|plan| plan.execute(layer.path()));
+                match result {
+                    Ok(()) => copied += 1,
+                    Err(_) => refused += 1,
+                }
+                let shown = show(&View::layers(vec![layer.path().to_owned()]));
+                assert!(!shown.contains("secret"), "{shown}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(copied > 0, "{refused} refused");
     }
 }

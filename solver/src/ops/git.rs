@@ -166,7 +166,7 @@ fn check_op(op: &GitOp) -> Result<(), GitError> {
     for text in texts.into_iter().flatten() {
         let wrong = text.is_empty()
             || text.starts_with('-')
-            || text.chars().any(|c| c.is_control())
+            || text.chars().any(char::is_control)
             || text.starts_with("ext::");
         if wrong {
             return Err(GitError::Unsafe(text.clone()));
@@ -209,13 +209,12 @@ async fn resolve(git: &Git, op: &GitOp) -> Result<Commit, GitError> {
         let (reference, object) = (reference.clone(), reference.clone());
         return Ok(Commit { reference, object, peeled: None });
     }
-    let reference = match &op.reference {
-        Some(reference) => reference.clone(),
-        None => {
-            let ask = ["ls-remote", "--symref", "--", &op.remote, "HEAD"];
-            default_branch(&git.run("ls-remote", &ask).await?)
-                .ok_or_else(|| GitError::NoDefaultBranch(git.shown_remote()))?
-        }
+    let reference = if let Some(reference) = &op.reference {
+        reference.clone()
+    } else {
+        let ask = ["ls-remote", "--symref", "--", &op.remote, "HEAD"];
+        default_branch(&git.run("ls-remote", &ask).await?)
+            .ok_or_else(|| GitError::NoDefaultBranch(git.shown_remote()))?
     };
     let peeled = format!("{reference}^{{}}");
     let ask = ["ls-remote", "--", &op.remote, &reference, &peeled];
@@ -491,7 +490,7 @@ mod tests {
 
     /// A repository with branches, tags, a link and a program; its address.
     fn repository(folder: &Path) -> String {
-        let script = r#"
+        let script = r"
             set -e; umask 077
             export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
             export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
@@ -502,7 +501,7 @@ mod tests {
             git add .; git commit -qm first; git tag v1
             echo two >README; git commit -qam second; git tag -am annotated v2
             git checkout -qb dev; echo dev >dev; git add .; git commit -qm dev; git checkout -q main
-        "#;
+        ";
         let status = Command::new("sh").arg("-c").arg(script).current_dir(folder).status();
         assert!(status.unwrap().success());
         format!("file://{}/repo", folder.display())

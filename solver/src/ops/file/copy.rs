@@ -58,7 +58,7 @@ pub(super) fn copy(destination: &mut Destination, step: &CopyStep) -> Result<(),
         replace_links(destination, &step.destination, is_folder)?;
     }
     let parent = destination.resolve(Path::new(parent))?;
-    let mut made = destination.make_directories(&parent, new)?;
+    let mut new_directories = destination.make_directories(&parent, new)?;
     let mut target = destination.resolve(Path::new(&step.destination))?;
     let there = destination.entry(&target)?;
     let (name, source_is_directory) = match &step.from {
@@ -75,7 +75,7 @@ pub(super) fn copy(destination: &mut Destination, step: &CopyStep) -> Result<(),
     }
     let whole = source_is_directory && step.contents && there.is_none();
     let folder = if whole { target.as_path() } else { target.parent().unwrap_or(Path::new("")) };
-    made.extend(destination.make_directories(folder, new)?);
+    new_directories.extend(destination.make_directories(folder, new)?);
     match &step.from {
         Origin::Inline { data, .. } => {
             let mode = step.mode.as_ref().map_or(0o644, |change| change.apply(0o644, false));
@@ -85,7 +85,7 @@ pub(super) fn copy(destination: &mut Destination, step: &CopyStep) -> Result<(),
         Origin::Selection(selection) => copy_selection(destination, step, selection, &target)?,
     }
     if let Some(time) = step.times {
-        for path in made.iter().rev() {
+        for path in new_directories.iter().rev() {
             let failed = |source| FileError::io(path, source);
             let time = Timestamp::from_seconds(time);
             let layer = destination.layer();
@@ -155,9 +155,8 @@ fn copy_selection(
     selection: &Selection,
     target: &Path,
 ) -> Result<(), FileError> {
-    let place = |item: &Item| match item.path.as_os_str().is_empty() {
-        true => target.to_owned(),
-        false => target.join(&item.path),
+    let place = |item: &Item| {
+        if item.path.as_os_str().is_empty() { target.to_owned() } else { target.join(&item.path) }
     };
     let mut finished = Vec::new();
     let mut groups: BTreeMap<PathBuf, Vec<&Item>> = BTreeMap::new();
@@ -173,12 +172,11 @@ fn copy_selection(
                 if let Some(identity) = identity(step, item) {
                     destination.note_plain(path.clone(), identity);
                 }
-                match item.same_as {
-                    Some(first) => links.push((place(&selection.items[first]), path)),
-                    None => {
-                        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                        groups.entry(folder).or_default().push(item);
-                    }
+                if let Some(first) = item.same_as {
+                    links.push((place(&selection.items[first]), path));
+                } else {
+                    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                    groups.entry(folder).or_default().push(item);
                 }
             }
             Content::Symlink(_) | Content::Special => {
@@ -211,9 +209,11 @@ fn copy_selection(
                 }
                 _ => Ok(false),
             };
-            let create = || match linked()? {
-                true => Ok(()),
-                false => create(&metadata, time, &selection.view, item, &open, &name),
+            let create = || {
+                if linked()? {
+                    return Ok(());
+                }
+                create(&metadata, time, &selection.view, item, &open, &name)
             };
             let made = match create() {
                 // From an earlier source of this layer.
@@ -454,7 +454,7 @@ pub(super) fn make_node(
 ) -> io::Result<()> {
     rustix::fs::mknodat(open.folder(), name, kind, Mode::RUSR | Mode::WUSR, metadata.device)?;
     metadata::set_owner_at(open.folder(), name, metadata.uid, metadata.gid)?;
-    Ok(metadata::set_mode_at(open.folder(), name, metadata.mode)?)
+    metadata::set_mode_at(open.folder(), name, metadata.mode)
 }
 
 pub(super) fn new_file(folder: impl AsFd, name: &OsStr) -> Result<File, Errno> {

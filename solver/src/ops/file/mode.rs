@@ -131,7 +131,7 @@ fn operation(who: u32, operator: Operator, permissions: &str) -> Option<Vec<Comm
     // Set-id and sticky bits mean nothing for others alone.
     let only_others = who == 0o007;
     let (mut plain, mut conditional, mut sticky) = (0, 0, 0);
-    let mut copies = Vec::new();
+    let mut sources = Vec::new();
     for permission in permissions.chars() {
         match permission {
             'r' => plain |= 0o444,
@@ -142,19 +142,19 @@ fn operation(who: u32, operator: Operator, permissions: &str) -> Option<Vec<Comm
             's' if !only_others => plain |= SETUID | SETGID,
             't' if !only_others => sticky = STICKY,
             's' | 't' => {}
-            'u' => copies.push(6),
-            'g' => copies.push(3),
-            'o' => copies.push(0),
+            'u' => sources.push(6),
+            'g' => sources.push(3),
+            'o' => sources.push(0),
             _ => return None,
         }
     }
     let bits = (plain & named) | sticky;
     let mut commands = Vec::new();
-    if operator == Operator::Assign && copies.is_empty() {
+    if operator == Operator::Assign && sources.is_empty() {
         commands.push(Command::Clear(named | sticky));
     }
-    let copied = |from| Command::Copy { from, to: named, operator };
-    commands.extend(copies.into_iter().map(copied));
+    let copy = |from| Command::Copy { from, to: named, operator };
+    commands.extend(sources.into_iter().map(copy));
     match operator {
         Operator::Add | Operator::Assign => commands.push(Command::Set(bits)),
         Operator::Remove => commands.push(Command::Clear(bits)),

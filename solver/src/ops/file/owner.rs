@@ -1,6 +1,6 @@
 //! Who users and groups are, from the `/etc/passwd` and `/etc/group` of a tree.
 //!
-//! For files: `--chown`, as BuildKit reads it (solver/llbsolver/ops/user_linux.go): an unknown name
+//! For files: `--chown`, as BuildKit reads it (`solver/llbsolver/ops/user_linux.go`): an unknown name
 //! is silently root. For processes: `USER`, as BuildKit and runc read it (executor/oci/user.go,
 //! moby/sys/user): an unknown name is an error. The files belong to the image: they are read
 //! through a [`View`], must be regular files and of a bounded size.
@@ -67,13 +67,14 @@ pub fn account(view: &View, user: &str) -> Result<Account, FileError> {
     let group = group.filter(|group| !group.is_empty());
     let gid = match group {
         None => user_gid,
-        Some(group) => match number(group) {
-            Some(gid) => gid,
-            None => {
-                let line = groups.iter().find(|line| line[0] == group);
-                id(&line.ok_or_else(|| FileError::UnknownGroup(group.to_owned()))?[2])?
+        Some(group) => {
+            let line = groups.iter().find(|line| line[0] == group);
+            match (number(group), line) {
+                (Some(gid), _) => gid,
+                (None, Some(line)) => id(&line[2])?,
+                (None, None) => return Err(FileError::UnknownGroup(group.to_owned())),
             }
-        },
+        }
     };
     let mut all = vec![gid];
     // A group that was asked for comes alone (moby/sys/user, `GetExecUser`).

@@ -97,9 +97,10 @@ pub(super) fn matches(
     let include = include.map(|include| PatternMatcher::new([include])).transpose()?;
     let (before, wildcards) =
         if options.wildcards { pattern::split_wildcards(&source) } else { (source, String::new()) };
-    let resolved = match options.wildcards {
-        true => view.resolve(Path::new(&before))?,
-        false => view.resolve_parent(Path::new(&before))?,
+    let resolved = if options.wildcards {
+        view.resolve(Path::new(&before))?
+    } else {
+        view.resolve_parent(Path::new(&before))?
     };
     let Some(root) = resolved.entry else { return Err(FileError::NotFound(before)) };
     if let Some(required) = required
@@ -256,12 +257,14 @@ impl Filter<'_> {
             let name = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
             if let Some(include) = self.include {
                 (included, below.include) = include.matches(&name, &said.include);
-                if !included && !(directory && include.may_match_below(&name)) {
+                let enter = directory && include.may_match_below(&name);
+                if !included && !enter {
                     return Ok(Vec::new());
                 }
             }
             (excluded, below.exclude) = self.exclude.matches(&name, &said.exclude);
-            if excluded && !(directory && !self.exclude.covers(&name)) {
+            let enter = directory && !self.exclude.covers(&name);
+            if excluded && !enter {
                 return Ok(Vec::new());
             }
         }

@@ -133,7 +133,9 @@ impl Git {
         let pattern = r"^(credential|http)\.";
         command.args(["config", "--global", "--includes", "--null", "--get-regexp", pattern]);
         command.current_dir(&self.folder);
-        FOREIGN.iter().for_each(|name| _ = command.env_remove(name));
+        for name in FOREIGN {
+            command.env_remove(name);
+        }
         // It fails where nothing of the kind is said.
         let output = run(command).await.map_err(GitError::Run)?;
         let listed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -187,7 +189,9 @@ impl Git {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("git");
         command.args(arguments);
-        FOREIGN.iter().for_each(|name| _ = command.env_remove(name));
+        for name in FOREIGN {
+            command.env_remove(name);
+        }
         command
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
