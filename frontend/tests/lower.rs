@@ -79,7 +79,7 @@ fn ten_thousand_stages() {
     let last = "FROM scratch AS s10000\n";
     let text = (0..10_000).map(backwards).collect::<String>() + last + "FROM s0\n";
     assert!(lowered(text).is_err());
-    assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_mins(1), "{:?}", start.elapsed());
 }
 
 fn outcome(folder: &Path) -> String {
