@@ -163,7 +163,7 @@ impl Worker {
     ) -> Result<SandboxMountSource, Cause> {
         let ids = self.realize(tree, &work.task).await?;
         let snapshots = self.surroundings.state.snapshots();
-        let lower = ids.iter().map(|id| snapshots.folder(id)).collect();
+        let lower = snapshots.lower(&ids).map_err(Cause::state)?;
         let upper = if read_only {
             None
         } else {

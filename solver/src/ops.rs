@@ -200,7 +200,7 @@ impl Worker {
     pub(crate) async fn view(&self, tree: &Tree, task: &Task) -> Result<View, Cause> {
         let ids = self.realize(tree, task).await?;
         let snapshots = self.surroundings.state.snapshots();
-        let folders = ids.iter().map(|id| snapshots.folder(id)).collect();
+        let folders = snapshots.lower(&ids).map_err(Cause::state)?;
         Ok(View::layers(folders))
     }
 
