@@ -35,16 +35,6 @@ pub struct Stage {
     pub statements: Vec<Statement>,
 }
 
-/// Says what is wrong with a Dockerfile that cannot be built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .diagnostics.render(.file))]
-pub struct ParseError {
-    /// The Dockerfile's text.
-    pub file: Source,
-    /// What is wrong with it.
-    pub diagnostics: Diagnostics,
-}
-
 /// Reads a Dockerfile: what it says, as far as it can be understood, and all that is wrong with it.
 ///
 /// An instruction with a mistake is left out, and reading goes on behind it.

@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
         loop {
             let step = match self.frames.last() {
                 Some(Frame::Quote(start)) => self.step_quote(*start).map(|()| None),
-                _ => self.step_word(),
+                Some(_) | None => self.step_word(),
             };
             match step {
                 Ok(None) if self.out.len() > LIMIT => return Err(ExpandReason::TooLong),
@@ -584,7 +584,10 @@ impl<'a> Reader<'a> {
             .rev()
             .find_map(|frame| match frame {
                 Frame::Word(word) => Some(word),
-                _ => None,
+                Frame::Quote(_)
+                | Frame::Modifier { .. }
+                | Frame::Pattern { .. }
+                | Frame::Replacement { .. } => None,
             })
             .expect("the outermost frame is a word, and is closed last")
     }

@@ -219,7 +219,21 @@ impl Instruction {
                 let files = sources.inline.iter_mut().filter(|file| file.expand);
                 files.map(|file| &mut file.data).try_for_each(|data| expand_text(data, expander))
             }
-            _ => Ok(()),
+            Self::Arg(_)
+            | Self::Cmd(_)
+            | Self::Entrypoint(_)
+            | Self::Env(_)
+            | Self::Expose(_)
+            | Self::Healthcheck(_)
+            | Self::Label(_)
+            | Self::Maintainer(_)
+            | Self::Onbuild(_)
+            | Self::Run(_)
+            | Self::Shell(_)
+            | Self::StopSignal(_)
+            | Self::User(_)
+            | Self::Volume(_)
+            | Self::Workdir(_) => Ok(()),
         }
     }
 }
