@@ -21,6 +21,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_dead_server_is_an_error_and_then_replaced", a_dead_server_is_an_error),
 ];
 
+/// Returns how long a step sleeps, in seconds: a number by which its processes are known, other
+/// than those of the same test that runs elsewhere on the machine.
+fn sleep_of(test: u32) -> String {
+    format!("{test}{:07}", std::process::id())
+}
+
 /// Returns how many processes on this machine have `word` in their command line.
 fn count(word: &str) -> usize {
     let entries = fs_err::read_dir("/proc").unwrap().filter_map(Result::ok);
@@ -39,33 +45,39 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) -> Duration {
 
 fn background_processes_end_with_the_step() {
     let fixture = Fixture::new();
-    let script =
-        "setsid sleep 7131 & (sleep 7131 &) ; nc -l -p 1 & sleep 0.1; ps | grep -c ' sleep 7131$'";
+    let script = "setsid sleep N & (sleep N &) ; nc -l -p 1 & sleep 0.1; ps | grep -c ' sleep N$'";
+    let seconds = sleep_of(1);
+    let script = &script.replace('N', &seconds);
     assert_eq!(fixture.output(script), "2");
-    assert_eq!(count("7131"), 0);
+    assert_eq!(count(&seconds), 0);
 }
 
 fn a_dropped_step_is_gone_at_once() {
     let fixture = Fixture::new();
-    let process = fixture.shell("setsid sleep 7132 & sleep 7132");
+    let seconds = sleep_of(2);
+    let process = fixture.shell(&format!("setsid sleep {seconds} & sleep {seconds}"));
     runtime().block_on(async {
         let run = fixture.sandbox.run(process, Box::new(|_, _| ()));
         assert!(tokio::time::timeout(Duration::from_millis(300), run).await.is_err());
     });
-    assert_eq!(count("7132"), 0);
+    assert_eq!(count(&seconds), 0);
 }
 
 /// This program as another rbuild, which is then killed in every way.
 fn killing_rbuild_kills_its_steps() {
+    let seconds = sleep_of(5);
     for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        let mut rbuild =
-            Command::new("/proc/self/exe").arg(SLEEP).stdout(Stdio::null()).spawn().unwrap();
-        wait_for("the step starts", || count("7133") == 3);
+        let mut rbuild = Command::new("/proc/self/exe")
+            .args([SLEEP, &seconds])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the step starts", || count(&format!("sleep\0{seconds}")) == 2);
         let pid = rustix::process::Pid::from_child(&rbuild);
         let signal_type = rustix::process::Signal::from_named_raw(signal).unwrap();
         rustix::process::kill_process(pid, signal_type).unwrap();
         assert_eq!(rbuild.wait().unwrap().signal(), Some(signal));
-        let took = wait_for("the step ends", || count("7133") == 0);
+        let took = wait_for("the step ends", || count(&seconds) == 0);
         println!("    signal {signal}: gone after {} ms", took.as_millis());
     }
 }
@@ -73,9 +85,10 @@ fn killing_rbuild_kills_its_steps() {
 /// The argument that makes this program run a step that does not end.
 pub(crate) const SLEEP: &str = "--run-a-step-that-sleeps";
 
-pub(crate) fn sleep() {
+pub(crate) fn sleep(seconds: &str) {
     let fixture = Fixture::new();
-    fixture.output("trap '' HUP INT TERM; setsid sleep 7133 & sleep 7133; sleep 1");
+    fixture
+        .output(&format!("trap '' HUP INT TERM; setsid sleep {seconds} & sleep {seconds}; true"));
 }
 
 fn a_signal_is_told_from_a_code() {
@@ -108,12 +121,14 @@ fn fork_bombs_are_bounded() {
     let fixture = Fixture::new();
     let limit = fixture.output("cat /proc/sys/kernel/pid_max");
     println!("    at most {limit} processes here");
-    let mut process = fixture.shell("for i in $(seq 3000); do sleep 7135 & done; echo forked");
+    let seconds = sleep_of(4);
+    let script = format!("for i in $(seq 3000); do sleep {seconds} & done; echo forked");
+    let mut process = fixture.shell(&script);
     process.network = rbuild_solver::graph::NetworkMode::None;
     let start = Instant::now();
     assert_eq!(fixture.run(process).success(), "forked");
     println!("    3000 forks ended after {} ms", start.elapsed().as_millis());
-    assert_eq!(count("7135"), 0);
+    assert_eq!(count(&seconds), 0);
     assert_eq!(fixture.output("echo fine"), "fine");
 }
 
@@ -142,7 +157,8 @@ fn a_dead_server_is_an_error() {
             String::from_utf8_lossy(&line).contains("__sandbox")
         })
         .unwrap();
-    let process = fixture.shell("sleep 7134");
+    let seconds = sleep_of(3);
+    let process = fixture.shell(&format!("sleep {seconds}"));
     runtime().block_on(async {
         let run = fixture.sandbox.run(process, Box::new(|_, _| ()));
         let kill = async {
@@ -153,7 +169,7 @@ fn a_dead_server_is_an_error() {
         let (result, ()) = tokio::join!(run, kill);
         assert!(result.unwrap_err().message.contains("ended unexpectedly"));
     });
-    wait_for("the step ends", || count("7134") == 0);
+    wait_for("the step ends", || count(&seconds) == 0);
     assert_eq!(fixture.output("echo again"), "again");
 }
 

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     };
     println!("sandbox tests as {identity:?}");
     if std::env::args().nth(1).as_deref() == Some(life::SLEEP) {
-        life::sleep();
+        life::sleep(&words[0]);
     }
     let mut failed = 0;
     let tests = [isolation::TESTS, life::TESTS, mounts::TESTS, steps::TESTS].concat();
