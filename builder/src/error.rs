@@ -6,7 +6,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -138,7 +140,23 @@ impl BuildError {
             | Cause::NotAllowed { .. }
             | Cause::Unsupported(_) => {}
         }
+        if disk_is_full(&*error.cause) {
+            kind = ErrorKind::Fault;
+        }
         Self::new(kind, problem)
+    }
+
+    /// Says which disk is full, if that is what lies behind.
+    #[must_use]
+    pub fn on_full_disk(self, error: &SolveError, state_folder: &Path) -> Self {
+        if !disk_is_full(&*error.cause) {
+            return self;
+        }
+        let folder = state_folder.display();
+        self.hint(format!(
+            "there is no room left for the state folder `{folder}`: make some, or name another \
+             folder with `--root DIR` or RBUILD_ROOT"
+        ))
     }
 
     /// Adds what the user can do to the last problem.
@@ -339,6 +357,19 @@ impl Excerpt {
             .path(self.name.to_string())
             .annotation(annotation)
     }
+}
+
+/// Whether `error`, or something behind it, is that there was no room for what had to be written.
+fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    let mut behind = Some(error);
+    while let Some(error) = behind {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind())) {
+            return true;
+        }
+        behind = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

@@ -25,11 +25,13 @@ fn the_calculator_is_built_pushed_and_run() {
     let first = build().succeeds();
     assert!(!first.step("RUN apt-get update && apt-get install -y golang-go").cached, "{first}");
     // Both sizes: what the compiler took, and what the image takes.
-    let sizes = first.stderr.lines().filter(|line| line.contains("MB")).collect::<Vec<_>>();
-    assert!(
-        sizes.iter().any(|line| line.contains("build")) && sizes.len() >= 2,
-        "the size of the build stage and of the image: {sizes:?}\n{first}"
-    );
+    let size = |name: &str| {
+        let line = first.stderr.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("no size of {name}\n{first}")).to_owned()
+    };
+    let (stage, image) = (size("stage build"), size("image"));
+    assert!(stage.contains(" GB in "), "{stage}");
+    assert!(image.contains(" MB in 1 layer"), "{image}");
 
     let inspected = registry.inspect("calculator:v1");
     assert_eq!(inspected["Layers"].as_array().unwrap().len(), 1, "{inspected}");
