@@ -94,7 +94,9 @@ pub fn lower(
 ) -> Result<Lowered, Diagnostics> {
     let mut checks = Checks::new(check_options(dockerfile, options)?);
     checks.dockerfile(dockerfile);
-    lower_checked(dockerfile, options, resolved, graph, &mut checks).map(|(lowered, _)| lowered)
+    let (lowered, _) = lower_checked(dockerfile, options, resolved, graph, &mut checks)?;
+    fatal_warnings(&checks)?;
+    Ok(lowered)
 }
 
 /// What build checks find, and what is wrong besides.
@@ -118,11 +120,8 @@ pub fn check(
     let mut checks = Checks::new(check_options(dockerfile, options)?);
     checks.dockerfile(dockerfile);
     let lowered = lower_checked(dockerfile, options, resolved, &mut Graph::new(), &mut checks);
-    let errors = match lowered {
-        // That warnings are errors is for the caller to say.
-        Err(errors) if checks.error().is_none() => errors,
-        Ok(_) | Err(_) => Diagnostics::default(),
-    };
+    // That warnings are errors is for the caller to say.
+    let errors = lowered.err().unwrap_or_default();
     Ok(CheckReport { warnings: checks.warnings().to_vec(), errors })
 }
 
@@ -137,8 +136,17 @@ pub fn outline(
     resolved: &Resolved,
 ) -> Result<Outline, Diagnostics> {
     let mut checks = Checks::new(check_options(dockerfile, options)?);
-    let lowered = lower_checked(dockerfile, options, resolved, &mut Graph::new(), &mut checks);
-    lowered.map(|(_, outline)| outline)
+    let (_, outline) =
+        lower_checked(dockerfile, options, resolved, &mut Graph::new(), &mut checks)?;
+    fatal_warnings(&checks)?;
+    Ok(outline)
+}
+
+/// The warnings as an error, where the Dockerfile says that they are one.
+fn fatal_warnings(checks: &Checks) -> Result<(), Diagnostics> {
+    let Some(message) = checks.error() else { return Ok(()) };
+    let warnings = checks.warnings().iter().map(Warning::diagnostic);
+    Err(Diagnostics(warnings.chain([nowhere(message)]).collect()))
 }
 
 fn lower_checked(
@@ -159,9 +167,6 @@ fn lower_checked(
     let mut config = finished.image;
     config.config.labels.extend(options.labels.clone());
     finish_platform(&mut config, &options);
-    if let Some(message) = lowering.checks.error() {
-        return Err(nowhere(message).into());
-    }
     let outline = lowering.outline();
     let lowered = Lowered {
         target: finished.vertex,
