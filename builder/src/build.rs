@@ -112,12 +112,10 @@ impl<'a> Session<'a> {
         targets.extend(stages.iter().map(|(_, id)| id));
         let proxies = self.options(&Platform::host(), contexts).proxies();
         let surroundings = Arc::new(self.surroundings(&contexts.folders, proxies)?);
-        let mut trees = solve(Arc::new(graph), &targets, surroundings)
-            .await
-            .map_err(|error| {
-                BuildError::solve(&error, &dockerfile.source)
-                    .on_full_disk(&error, &self.request.settings.state_folder)
-            })?;
+        let mut trees = solve(Arc::new(graph), &targets, surroundings).await.map_err(|error| {
+            BuildError::solve(&error, &dockerfile.source)
+                .on_full_disk(&error, &self.request.settings.state_folder)
+        })?;
         let of_stages = trees.split_off(lowered.len());
         let names = stages.into_iter().map(|(name, _)| name);
         let sizes = names.zip(&of_stages);

@@ -282,7 +282,7 @@ pub struct BuildArgs {
     /// Line for /etc/hosts of RUN steps
     #[arg(long, value_name = "HOST:IP", help_heading = "What steps may use")]
     pub add_host: Vec<String>,
-    /// Limit for RUN steps: nofile=1024[:2048]
+    /// Limit for RUN steps: `nofile=1024[:2048]`
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "What steps may use")]
     pub ulimit: Vec<String>,
     /// Size of /dev/shm of RUN steps: 64m, 1g
