@@ -63,10 +63,11 @@ impl Graph {
     /// Names and spans do not tell vertices apart: the first one's are kept.
     pub fn add(&mut self, vertex: Vertex, inputs: &[VertexId]) -> VertexId {
         let mut identity = rbuild_cache::digest::Hasher::new();
-        let op = serde_json::to_vec(&vertex.op).expect("ops are plain data with string keys");
-        identity.field(op);
+        identity.field(vertex.op.to_json());
         identity.field([u8::from(vertex.ignore_cache)]);
-        inputs.iter().for_each(|input| identity.field(input.0.index().to_le_bytes()));
+        for input in inputs {
+            identity.field(input.0.index().to_le_bytes());
+        }
         let identity = identity.digest();
         if let Some(id) = self.known.get(&identity) {
             return *id;

@@ -61,6 +61,7 @@ impl Gate {
     }
 
     /// Waits until one more command may run.
+    #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn enter(&self) -> Place {
         let waiting = Arc::clone(&self.places).acquire_owned();
         let permit = match self.jobs {
@@ -94,7 +95,7 @@ impl Gate {
     }
 }
 
-/// The first line of `/proc/stat` (proc_stat(5)), in ticks over all cores.
+/// The first line of `/proc/stat` (`proc_stat(5)`), in ticks over all cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CpuTimes {
     idle: u64,

@@ -36,7 +36,7 @@ fn key(kind: &str, op: &Op, inputs: &[InputDigest]) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field(VERSION.to_le_bytes());
     hasher.field(kind);
-    hasher.field(serde_json::to_vec(op).expect("ops are plain data with string keys"));
+    hasher.field(op.to_json());
     for input in inputs {
         match input {
             InputDigest::Tree(TreeDigest(digest)) => {

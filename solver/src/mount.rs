@@ -46,7 +46,7 @@ const MAX_SECRET: u64 = 500 * 1024;
 /// The mounts of one step, and what must live as long as they do.
 #[derive(Default)]
 pub(crate) struct Mounts {
-    pub(crate) mounts: Vec<SandboxMount>,
+    pub(crate) list: Vec<SandboxMount>,
     /// Variables that mounts bring along: secrets, `SSH_AUTH_SOCK`. In no key and no record.
     pub(crate) env: Vec<String>,
     held: Held,
@@ -61,7 +61,7 @@ struct Held {
 
 impl std::fmt::Debug for Mounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} mounts, {} locks", self.mounts.len(), self.held.locks.len())
+        write!(f, "{} mounts, {} locks", self.list.len(), self.held.locks.len())
     }
 }
 
@@ -124,7 +124,7 @@ impl Worker {
                     SandboxMountSource::Socket { path, mode: *mode, uid: *uid, gid: *gid }
                 }
             };
-            ready.mounts.push(SandboxMount {
+            ready.list.push(SandboxMount {
                 target: mount.target.clone(),
                 source,
                 read_only: mount.read_only,

@@ -108,9 +108,8 @@ pub async fn solve(
     }
     while let Some(ended) = tasks.join_next().await {
         let failure = match ended {
-            Ok(Ok(())) => continue,
-            // The input's own task says why it failed.
-            Ok(Err(None)) => continue,
+            // Of two tasks that end because an input failed, the input's own says why.
+            Ok(Ok(()) | Err(None)) => continue,
             Ok(Err(Some(error))) => Ok(error),
             Err(panic) => Err(panic),
         };

@@ -21,7 +21,7 @@ pub enum TreeLayer {
     /// Of a base image: fetched and unpacked when somebody reads it.
     Image {
         /// The layer.
-        layer: ImageLayer,
+        layer: Arc<ImageLayer>,
         /// The image's [`crate::graph::ImageOp::location`].
         location: Arc<str>,
     },

@@ -34,6 +34,14 @@ pub enum Op {
     Merge,
 }
 
+impl Op {
+    /// The op as JSON, its fields in the order of their declaration: the same bytes each time.
+    #[expect(clippy::missing_panics_doc, reason = "plain data with string keys can be written")]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("ops are plain data with string keys")
+    }
+}
+
 /// An image, pinned: everything about it is known but its bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageOp {
@@ -318,6 +326,7 @@ pub struct WriteFile {
 
 /// Copies from another input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own in the language")]
 pub struct CopyAction {
     /// From where.
     pub from: CopySource,

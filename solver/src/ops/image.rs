@@ -18,7 +18,7 @@ use crate::tree::{Tree, TreeLayer};
 pub(crate) fn tree(image: &ImageOp) -> Tree {
     let location: Arc<str> = image.location.as_str().into();
     let layer = |layer: &ImageLayer| TreeLayer::Image {
-        layer: layer.clone(),
+        layer: Arc::new(layer.clone()),
         location: Arc::clone(&location),
     };
     Tree { layers: image.layers.iter().map(layer).collect() }

@@ -223,7 +223,7 @@ impl Worker {
         }
         Ok(ProcessSpec {
             root,
-            mounts: mounts.mounts.clone(),
+            mounts: mounts.list.clone(),
             args: op.args.clone(),
             env,
             cwd: op.cwd.clone(),
@@ -245,12 +245,12 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// The bytes of `/etc/hosts`, as BuildKit's `executor/oci/hosts.go` lays them out.
 fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
-    let mut text =
-        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in extra {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text.into_bytes()
+    let mut lines = vec![
+        format!("127.0.0.1\tlocalhost {hostname}\n"),
+        "::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned(),
+    ];
+    lines.extend(extra.iter().map(|(name, address)| format!("{address}\t{name}\n")));
+    lines.concat().into_bytes()
 }
 
 /// The command as an error shows it.

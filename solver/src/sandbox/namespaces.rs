@@ -14,6 +14,7 @@
 //! [`syscalls`](self), a file below.
 
 mod bounds;
+mod cgroup;
 mod file_system;
 mod forward;
 mod message;

@@ -11,6 +11,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Group;
 use super::message::{
     self, Failure, OrFail, Report, Request, RequestDescriptors, read_from_memory, socket_pair,
 };
@@ -70,6 +71,10 @@ fn run(
         network.enter().or_fail(|| "cannot enter the network")?;
         request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
     }
+    let group = match request.process.cgroup_parent.as_deref() {
+        Some(parent) if !parent.is_empty() => Some(Group::enter(parent)?),
+        Some(_) | None => None,
+    };
     let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
     let namespaces = namespaces(request.process.network);
     match syscalls::clone_process(namespaces).or_fail(|| "cannot make namespaces for a step")? {
@@ -80,7 +85,11 @@ fn run(
         }
         Cloned::Parent(step) => {
             drop((request, stdout, stderr, word_inside));
-            watch(&step, word, control, killed_before)
+            let report = watch(&step, word, control, killed_before);
+            if let Some(group) = group {
+                group.leave();
+            }
+            report
         }
     }
 }
