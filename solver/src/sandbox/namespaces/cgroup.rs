@@ -45,7 +45,9 @@ impl Group {
         if hierarchies.is_empty() {
             return Err(Failure::refusal(format!("{}: no hierarchy is mounted", what())));
         }
-        let name = format!("rbuild-{}", rustix::process::getpid().as_raw_nonzero());
+        // This process is the first of its namespace, so its number tells it from no other.
+        let unique = fs_err::read_to_string("/proc/sys/kernel/random/uuid").or_fail(what)?;
+        let name = format!("rbuild-{}", unique.trim());
         let mut group = Self { places: Vec::new() };
         for Hierarchy { root, own } in hierarchies {
             let mut place = Place { before: root.join(own), made: Vec::new() };
