@@ -13,17 +13,24 @@ pub(crate) const NEEDED: [Need; 2] = [Need::Root, Need::Program("podman")];
 /// A storage; its images and containers end with this value.
 pub(crate) struct Podman {
     storage: TempDir,
+    /// Sockets and locks, whose paths podman wants short.
+    run: TempDir,
     /// How layers are kept: overlayfs does not work on top of overlayfs.
     driver: &'static str,
 }
 
 impl Podman {
     pub(crate) fn new() -> Self {
-        let overlay = Self { storage: scratch(), driver: "overlay" };
+        let overlay = Self::with_driver("overlay");
         if overlay.command().arg("info").output().unwrap().status.success() {
             return overlay;
         }
-        Self { storage: scratch(), driver: "vfs" }
+        Self::with_driver("vfs")
+    }
+
+    fn with_driver(driver: &'static str) -> Self {
+        let run = tempfile::Builder::new().prefix("run-").tempdir().unwrap();
+        Self { storage: scratch(), run, driver }
     }
 
     /// Runs `podman ARGS`; gives its stdout; it must succeed.
@@ -58,8 +65,8 @@ impl Podman {
         let folder = self.storage.path();
         let mut command = Command::new("podman");
         command.arg("--root").arg(folder.join("storage"));
-        command.arg("--runroot").arg(folder.join("run"));
-        command.arg("--tmpdir").arg(folder.join("tmp"));
+        command.arg("--runroot").arg(self.run.path().join("run"));
+        command.arg("--tmpdir").arg(self.run.path().join("tmp"));
         command.args(["--storage-driver", self.driver, "--cgroup-manager=cgroupfs"]);
         // crun refuses machines with both versions of cgroups mounted.
         if find("runc").is_some() {
