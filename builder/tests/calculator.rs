@@ -29,9 +29,9 @@ fn the_calculator_is_built_pushed_and_run() {
         let line = first.stderr.lines().find(|line| line.starts_with(name));
         line.unwrap_or_else(|| panic!("no size of {name}\n{first}")).to_owned()
     };
-    let (stage, image) = (size("stage build"), size("image"));
-    assert!(stage.contains(" GB in "), "{stage}");
-    assert!(image.contains(" MB in 1 layer"), "{image}");
+    let (stage_size, image_size) = (size("stage build"), size("image"));
+    assert!(stage_size.contains(" GB in "), "{stage_size}");
+    assert!(image_size.contains(" MB in 1 layer"), "{image_size}");
 
     let inspected = registry.inspect("calculator:v1");
     assert_eq!(inspected["Layers"].as_array().unwrap().len(), 1, "{inspected}");

@@ -99,8 +99,8 @@ ls /dev | tr '\\n' ' '
 ";
     // mknod is allowed, as in Docker; opening the device is not.
     let expected_devices = [
-        "console", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
-        "stdin", "stdout", "tty", "urandom", "zero",
+        "console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm",
+        "stderr", "stdin", "stdout", "tty", "urandom", "zero",
     ];
     let said = said(&[], probes);
     let (refused, devices) = said.rsplit_once('\n').unwrap_or(("", &said));
