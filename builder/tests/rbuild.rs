@@ -133,6 +133,18 @@ impl Run {
         Outcome::of(child)
     }
 
+    /// As started from a terminal: what a shell runs in the background has Ctrl-C ignored, which
+    /// the tests, and then rbuild, would inherit.
+    pub(crate) fn from_terminal(mut self) -> Self {
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(self.command.get_program());
+        command.args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.command.get_current_dir().unwrap()).stdin(Stdio::null());
+        self.command = command;
+        self
+    }
+
     /// Starts it and gives it back running.
     pub(crate) fn start(mut self) -> Child {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
