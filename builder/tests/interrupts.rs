@@ -40,7 +40,7 @@ fn check(signal: Signal, code: Option<i32>) {
              RUN (trap '' INT TERM HUP; setsid sleep {seconds}) & sleep {seconds}\n"
         ),
     )]);
-    let mut child = rbuild.build(&context).from_terminal().start();
+    let mut child = rbuild.build(&context).on_terminal().start();
     wait_until("both sleep", || sleeping(&seconds) == 2, &mut child);
     kill_process(Pid::from_child(&child), signal).unwrap();
     let start = Instant::now();

@@ -135,7 +135,7 @@ impl Run {
 
     /// As started from a terminal: what a shell runs in the background has Ctrl-C ignored, which
     /// the tests, and then rbuild, would inherit.
-    pub(crate) fn from_terminal(mut self) -> Self {
+    pub(crate) fn on_terminal(mut self) -> Self {
         let mut command = Command::new("env");
         command.arg("--default-signal").arg(self.command.get_program());
         command.args(self.command.get_args()).env_clear();
