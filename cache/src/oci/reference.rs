@@ -83,8 +83,7 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(name: &str) -> Result<Self, ReferenceError> {
-        parse(name)
-            .map_err(|reason| ReferenceError { name: name.to_owned(), reason: reason.into() })
+        parse(name).map_err(|reason| ReferenceError { name: name.to_owned(), reason })
     }
 }
 
