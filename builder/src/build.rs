@@ -274,6 +274,7 @@ impl<'a> Session<'a> {
         let stubs = self.state.folder("stubs").map_err(|error| BuildError::fault(&error))?;
         Ok(Surroundings {
             state: self.state.clone(),
+            sources: vec![self.state.index().clone()],
             sandbox: Arc::new(Namespaces::new(stubs)),
             images: Arc::new(self.images.clone()),
             http: Arc::new(HttpFiles::new(self.registry.clone())),

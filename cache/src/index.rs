@@ -48,6 +48,21 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// Somebody who knows what steps came to: the local index, and later the caches of others.
+///
+/// What a source says costs nothing to doubt: a record whose snapshot is not there counts as none,
+/// and a snapshot is compared with its digest before it is used.
+pub trait CacheSource: std::fmt::Debug + Send + Sync {
+    /// What the step with this key came to.
+    fn find(&self, key: &CacheKey) -> Result<Option<CacheRecord>, IndexError>;
+}
+
+impl CacheSource for Index {
+    fn find(&self, key: &CacheKey) -> Result<Option<CacheRecord>, IndexError> {
+        self.lookup(key)
+    }
+}
+
 /// The records of one state folder.
 #[derive(Debug)]
 pub struct Index {

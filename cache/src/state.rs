@@ -100,7 +100,7 @@ impl StateFolder {
     }
 
     /// The results of steps.
-    pub fn index(&self) -> &Index {
+    pub fn index(&self) -> &Arc<Index> {
         &self.index
     }
 

@@ -107,11 +107,15 @@ impl Worker {
         if work.vertex.ignore_cache {
             return Ok(None);
         }
-        let state = &self.surroundings.state;
-        let Some(record) = state.index().lookup(key).map_err(Cause::state)? else {
-            return Ok(None);
-        };
-        state.snapshots().get(&record.snapshot).map_err(Cause::state)
+        let snapshots = self.surroundings.state.snapshots();
+        for source in &self.surroundings.sources {
+            if let Some(record) = source.find(key).map_err(Cause::state)?
+                && let Some(snapshot) = snapshots.get(&record.snapshot).map_err(Cause::state)?
+            {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
     }
 
     /// Tells that the result was known.

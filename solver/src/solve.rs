@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rbuild_cache::index::CacheSource;
 use rbuild_cache::state::StateFolder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,6 +31,8 @@ use crate::tree::{Output, Tree};
 pub struct Surroundings {
     /// Results and their records.
     pub state: StateFolder,
+    /// Who is asked for results before work is done, in this order.
+    pub sources: Vec<Arc<dyn CacheSource>>,
     /// Runs commands.
     pub sandbox: Arc<dyn Sandbox>,
     /// Fetches layers of base images.

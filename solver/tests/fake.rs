@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rbuild_cache::index::CacheSource;
 use rbuild_cache::oci::Platform;
 use rbuild_cache::state::StateFolder;
 use rbuild_solver::graph::{
@@ -106,8 +107,10 @@ impl World {
     /// A new process on the state folder `state`.
     pub(crate) fn new(state: &Path, jobs: Jobs) -> Self {
         let (sandbox, told) = (Arc::new(FakeSandbox::default()), Arc::new(Told::default()));
+        let state = StateFolder::open(state).unwrap();
         let surroundings = Surroundings {
-            state: StateFolder::open(state).unwrap(),
+            sources: vec![state.index().clone()],
+            state,
             sandbox: sandbox.clone(),
             images: Arc::new(Nowhere),
             http: Arc::new(Nowhere),
@@ -121,6 +124,12 @@ impl World {
             now: 0,
         };
         Self { sandbox, told, surroundings: Arc::new(surroundings) }
+    }
+
+    /// Asks `source` for results before anybody else.
+    pub(crate) fn ask_first(&mut self, source: Arc<dyn CacheSource>) {
+        let surroundings = Arc::get_mut(&mut self.surroundings).unwrap();
+        surroundings.sources.insert(0, source);
     }
 
     /// How many commands were run.

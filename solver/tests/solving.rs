@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rbuild_cache::digest::{CacheKey, Digest, TreeDigest};
+use rbuild_cache::index::{CacheRecord, CacheSource, IndexError};
+use rbuild_cache::snapshot::SnapshotId;
 use rbuild_solver::Jobs;
 use rbuild_solver::error::{Cause, SolveError};
 use rbuild_solver::graph::{Graph, NetworkMode, Op, VertexId};
@@ -120,6 +123,36 @@ async fn no_more_commands_than_asked_for_run_at_once() {
     let begun = Instant::now();
     solved(&world, &graph, target).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(303));
+}
+
+/// Says of every step that it came to a tree that nobody has.
+#[derive(Debug)]
+struct Liar;
+
+impl CacheSource for Liar {
+    fn find(&self, _key: &CacheKey) -> Result<Option<CacheRecord>, IndexError> {
+        Ok(Some(CacheRecord {
+            snapshot: SnapshotId::random(),
+            content: TreeDigest(Digest::of("nothing")),
+            description: String::new(),
+            evidence: serde_json::Value::Null,
+            created: 0,
+            last_used: 0,
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_lies_costs_time_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut graph = Graph::new();
+    let target = two_steps(&mut graph, "x");
+    for runs in [2, 0] {
+        let mut world = World::new(folder.path(), JOBS);
+        world.ask_first(Arc::new(Liar));
+        assert_eq!(solved(&world, &graph, target).await.unwrap().layers.len(), 2);
+        assert_eq!(world.runs(), runs);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
