@@ -67,7 +67,10 @@ fn a_dropped_step_is_gone_at_once() {
 fn killing_rbuild_kills_its_steps() {
     let seconds = sleep_of(5);
     for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        let mut rbuild = Command::new("/proc/self/exe")
+        // What a shell runs in the background has Ctrl-C ignored, and so have these tests.
+        let mut rbuild = Command::new("env")
+            .arg("--default-signal")
+            .arg(std::env::current_exe().unwrap())
             .args([SLEEP, &seconds])
             .stdout(Stdio::null())
             .spawn()
