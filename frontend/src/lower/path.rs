@@ -3,28 +3,7 @@
 //! Follows Go's `path` package and BuildKit's `util/system/path.go`, so that a destination reads
 //! the same in both. Links are the solver's to follow.
 
-/// The shortest path that means the same: no `.`, no `//`, and `..` only at the start of a relative
-/// path. `.` for an empty one. (Go: `path.Clean`.)
-pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
+pub(crate) use rbuild_cache::pattern::clean;
 
 /// `path` below `parent`, clean. (Go: `path.Join`.)
 pub(crate) fn join(parent: &str, path: &str) -> String {
