@@ -41,6 +41,7 @@ pub mod layout;
 pub mod lock;
 pub mod metadata;
 pub mod oci;
+pub mod ownership;
 pub mod pattern;
 pub mod prune;
 pub mod remove;

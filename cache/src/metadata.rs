@@ -3,7 +3,8 @@
 //!
 //! Everything is asked of, and done to, a name in an open folder or an open file, never a joined
 //! path, so that nobody can swap a folder for a link in between. What overlayfs's marks look like
-//! is said in `layer/whiteout.rs`, what they mean for a tree in `view.rs`.
+//! is said in `layer/whiteout.rs`, what they mean for a tree in `view.rs`. Where this process has
+//! but one id, owners are those that are remembered (`ownership.rs`).
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -14,6 +15,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags
 use rustix::io::Errno;
 
 use crate::layer::whiteout::{self, Marks};
+use crate::ownership::{self, Links, Owner, Ownership};
 
 /// The longest list of names, or value, of extended attributes that Linux allows, in bytes.
 const XATTR_MAX: usize = 64 * 1024;
@@ -60,7 +62,8 @@ pub enum FileType {
 }
 
 impl FileType {
-    fn of_mode(mode: u32) -> Self {
+    /// The type that `st_mode` tells.
+    pub fn of_mode(mode: u32) -> Self {
         match rustix::fs::FileType::from_raw_mode(mode) {
             rustix::fs::FileType::Directory => Self::Directory,
             rustix::fs::FileType::Symlink => Self::Symlink,
@@ -103,8 +106,9 @@ pub struct Metadata {
 impl Metadata {
     /// That of `name` in `folder`, links not followed; `None` when there is no such name.
     pub fn at(folder: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
+        let folder = folder.as_fd();
         match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Self::from(&stat))),
+            Ok(stat) => Self::from(&stat).recalled(|| path_at(folder, name), Links::Kept).map(Some),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -112,7 +116,26 @@ impl Metadata {
 
     /// That of an open file.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
-        Ok(Self::from(&rustix::fs::fstat(file)?))
+        let file = file.as_fd();
+        Self::from(&rustix::fs::fstat(file)?).recalled(|| path_of(file), Links::Followed)
+    }
+
+    /// With the owner that is remembered, where owners are.
+    fn recalled(
+        self,
+        path: impl FnOnce() -> io::Result<CString>,
+        links: Links,
+    ) -> io::Result<Self> {
+        if Ownership::of_this_process() == Ownership::Set || self.is_whiteout() {
+            return Ok(self);
+        }
+        match ownership::recall(&*path()?, links, self.file_type) {
+            Ok(Owner { uid, gid }) => Ok(Self { uid, gid, ..self }),
+            // It went meanwhile, or is none of ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(self),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether it is a directory.
@@ -189,7 +212,9 @@ pub fn xattrs_at(folder: impl AsFd, name: &OsStr) -> io::Result<Xattrs> {
         if !is_own(name.to_bytes()) {
             continue;
         }
-        if let Some(value) = xattr(&path, &name)? {
+        if let Some(value) = xattr(&path, &name)?
+            && !ownership::is_note(name.to_bytes(), &value)
+        {
             xattrs.push((name, value));
         }
     }
@@ -208,6 +233,10 @@ pub fn set_xattrs_at(folder: impl AsFd, name: &OsStr, xattrs: &Xattrs) -> io::Re
     }
     let path = path_at(folder.as_fd(), name)?;
     for (name, value) in xattrs {
+        // A layer of somebody else may claim owners so.
+        if ownership::is_note(name.to_bytes(), value) {
+            continue;
+        }
         match rustix::fs::lsetxattr(&*path, &**name, value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
@@ -222,6 +251,11 @@ fn path_at(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<CString> {
     let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
     path.extend(if name.is_empty() { b"." } else { name.as_bytes() });
     CString::new(path).map_err(io::Error::other)
+}
+
+/// The same for an open file.
+fn path_of(file: BorrowedFd<'_>) -> io::Result<CString> {
+    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(io::Error::other)
 }
 
 fn xattr_names(path: &CStr) -> io::Result<Vec<CString>> {
@@ -248,9 +282,9 @@ fn xattr(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Whether an extended attribute is the file's own: not a mark of overlayfs, nor a label of the
-/// machine's security module.
+/// machine's security module, nor what is remembered of a file.
 pub(crate) fn is_own(name: &[u8]) -> bool {
-    !whiteout::is_mark(name) && name != b"security.selinux"
+    !whiteout::is_mark(name) && !ownership::is_note_name(name) && name != b"security.selinux"
 }
 
 /// Whether the folder `name` in `folder` hides what layers below have in it.
@@ -282,13 +316,29 @@ pub fn mark_opaque(folder: impl AsFd) -> io::Result<()> {
 /// or folder.
 pub fn set_owner_and_mode(file: impl AsFd, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
     let file = file.as_fd();
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    match Ownership::of_this_process() {
+        Ownership::Set => {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ownership::Remembered => {
+            let file_type = FileType::of_mode(rustix::fs::fstat(file)?.st_mode);
+            let owner = Owner { uid, gid };
+            ownership::remember(&*path_of(file)?, Links::Followed, file_type, owner)?;
+        }
+    }
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
     Ok(())
 }
 
 /// Sets the owner of `name` in `folder`, links not followed.
 pub fn set_owner_at(folder: impl AsFd, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
+    let folder = folder.as_fd();
+    if Ownership::of_this_process() == Ownership::Remembered {
+        let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let file_type = FileType::of_mode(stat.st_mode);
+        let path = path_at(folder, name)?;
+        return ownership::remember(&*path, Links::Kept, file_type, Owner { uid, gid });
+    }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     Ok(rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -327,6 +377,7 @@ mod tests {
         check(c"user.overlay.opaque", false);
         check(c"trusted.overlay.whiteout", false);
         check(c"security.selinux", false);
+        check(c"user.rbuild.owner", false);
     }
 
     #[test]

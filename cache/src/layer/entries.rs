@@ -12,7 +12,8 @@ use rustix::fs::{FileType, Stat, lstat};
 use rustix::io::Errno;
 
 use super::whiteout::{Marks, at, is_whiteout};
-use crate::metadata::is_own;
+use crate::metadata::{self, is_own};
+use crate::ownership::{self, Owner, Ownership};
 
 /// Below this many folders or files, handing them to other threads costs more than it saves.
 const WORTH_SHARING: usize = 8;
@@ -136,21 +137,32 @@ fn list(top: &Path, path: &Path) -> io::Result<Vec<Found>> {
 fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
     let full = top.join(&path);
     let stat = lstat(&full).map_err(|e| at(&full, e))?;
-    let (xattrs, opaque) = xattrs(&full)?;
+    let (mut xattrs, opaque) = xattrs(&full)?;
+    let owner = owner(&stat, &xattrs);
+    xattrs.retain(|(name, value)| !ownership::is_note(name, value));
     let kind = kind(&full, &stat, opaque)?;
     let shared = stat.st_nlink > 1 && !matches!(kind, Kind::Folder { .. } | Kind::Whiteout);
     let entry = Entry {
         path,
         kind,
         mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid: owner.uid,
+        gid: owner.gid,
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         xattrs,
         inode: stat.st_ino,
         changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
     };
     Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
+}
+
+fn owner(stat: &Stat, xattrs: &Xattrs) -> Owner {
+    let real = Owner { uid: stat.st_uid, gid: stat.st_gid };
+    if Ownership::of_this_process() == Ownership::Set {
+        return real;
+    }
+    let xattrs = xattrs.iter().map(|(name, value)| (&name[..], &value[..]));
+    ownership::among(xattrs, metadata::FileType::of_mode(stat.st_mode))
 }
 
 fn kind(path: &Path, stat: &Stat, opaque: bool) -> io::Result<Kind> {
@@ -173,7 +185,7 @@ fn kind(path: &Path, stat: &Stat, opaque: bool) -> io::Result<Kind> {
 /// Names and values of a file's extended attributes.
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The extended attributes, sorted by name, and whether they make a folder opaque.
+/// The extended attributes, sorted by name, with the note of the owner, and whether they make a folder opaque.
 fn xattrs(path: &Path) -> io::Result<(Xattrs, bool)> {
     let names = match grow(|buffer| rustix::fs::llistxattr(path, buffer)) {
         Ok(names) => names,
@@ -183,7 +195,7 @@ fn xattrs(path: &Path) -> io::Result<(Xattrs, bool)> {
     let opaque_mark = Marks::of_this_process().opaque().as_bytes();
     let (mut xattrs, mut opaque) = (Vec::new(), false);
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        if !is_own(name) && name != opaque_mark {
+        if !is_own(name) && name != opaque_mark && !ownership::is_note_name(name) {
             continue;
         }
         let value =
