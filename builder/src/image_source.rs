@@ -13,13 +13,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, Manifest, Platform};
+use rbuild_cache::snapshot::Snapshot;
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
 use rbuild_solver::graph::ImageLayer;
-use rbuild_solver::image_source::{ImageSource, ImageSourceError, ResolvedImage};
+use rbuild_solver::image_source::{ImageSource, ImageSourceError, ResolvedImage, UnpackError};
 use rbuild_solver::progress::{EventKind, Task};
 
 use crate::image_document::{self, DocumentSource};
+use crate::layer_arrival::{self, Watcher};
 use crate::oci_layout::{LayoutReference, OciLayout};
 use crate::registry::{Registry, RegistryError};
 
@@ -234,9 +236,31 @@ impl Images {
         descriptor: &Descriptor,
         task: &Task,
     ) -> Result<(), ImageSourceError> {
+        self.fetch(location, descriptor, None, task).await
+    }
+
+    /// Like [`Self::fetch_blob`]; a blob that has to be downloaded is shown to `watcher` as it
+    /// grows, once for each attempt from its first byte on.
+    pub async fn fetch_watched(
+        &self,
+        location: &str,
+        descriptor: &Descriptor,
+        watcher: Watcher,
+        task: &Task,
+    ) -> Result<(), ImageSourceError> {
+        self.fetch(location, descriptor, Some(watcher), task).await
+    }
+
+    async fn fetch(
+        &self,
+        location: &str,
+        descriptor: &Descriptor,
+        watcher: Option<Watcher>,
+        task: &Task,
+    ) -> Result<(), ImageSourceError> {
         if let Some(name) = location.strip_prefix(REGISTRY) {
             let image: ImageRef = name.parse().map_err(plain)?;
-            return self.fetch_remote(&image, descriptor, task).await;
+            return self.fetch_remote(&image, descriptor, watcher, task).await;
         }
         if let Some(path) = location.strip_prefix(LAYOUT) {
             let (layout, store) = (OciLayout::open(&PathBuf::from(path))?, self.state.blobs());
@@ -244,7 +268,7 @@ impl Images {
             let copied = tokio::task::spawn_blocking(move || layout.fetch(&descriptor, &store));
             return Ok(copied.await.map_err(plain)??);
         }
-        self.fetch_local(descriptor, task).await
+        self.fetch_local(descriptor, watcher, task).await
     }
 
     /// A document that is here, by digest alone.
@@ -265,13 +289,14 @@ impl Images {
     async fn fetch_local(
         &self,
         descriptor: &Descriptor,
+        watcher: Option<Watcher>,
         task: &Task,
     ) -> Result<(), ImageSourceError> {
         if self.state.blobs().contains_whole(descriptor).map_err(plain)? {
             return Ok(());
         }
         match self.origin(&descriptor.digest) {
-            Some(image) => self.fetch_remote(&image, descriptor, task).await,
+            Some(image) => self.fetch_remote(&image, descriptor, watcher, task).await,
             None => Err(ImageSourceError {
                 message: format!("layer `{}` of a local image is missing", descriptor.digest),
                 hint: Some("pull or build the image again".to_owned()),
@@ -284,22 +309,23 @@ impl Images {
         &self,
         image: &ImageRef,
         descriptor: &Descriptor,
+        watcher: Option<Watcher>,
         task: &Task,
     ) -> Result<(), ImageSourceError> {
         let puller = self.registry.puller();
-        Ok(puller.fetch(image, descriptor, self.state.blobs(), task).await?)
+        Ok(puller.fetch(image, descriptor, self.state.blobs(), watcher.as_ref(), task).await?)
     }
 }
 
 #[async_trait]
 impl ImageSource for Images {
-    async fn fetch(
+    async fn unpack(
         &self,
         location: &str,
         layer: &ImageLayer,
         task: &Task,
-    ) -> Result<(), ImageSourceError> {
-        self.fetch_blob(location, &layer.descriptor, task).await
+    ) -> Result<Snapshot, UnpackError> {
+        layer_arrival::snapshot(self, location, layer, task).await
     }
 }
 

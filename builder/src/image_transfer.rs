@@ -10,7 +10,7 @@ use futures::TryStreamExt as _;
 use futures::stream::FuturesUnordered;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, Platform};
-use rbuild_solver::image_source::{ImageSource as _, ImageSourceError, ResolvedImage};
+use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::Task;
 
 use crate::image_document::{self, Document};
@@ -27,8 +27,10 @@ pub async fn pull(
 ) -> Result<ResolvedImage, ImageSourceError> {
     let image: ImageRef = name.parse().map_err(plain)?;
     let resolved = images.resolve(name, platform, ResolveMode::Pull, task).await?;
-    let mut layers: FuturesUnordered<_> =
-        resolved.layers.iter().map(|layer| images.fetch(&resolved.location, layer, task)).collect();
+    let layers = resolved.layers.iter();
+    let mut layers: FuturesUnordered<_> = layers
+        .map(|layer| images.fetch_blob(&resolved.location, &layer.descriptor, task))
+        .collect();
     while layers.try_next().await?.is_some() {}
     drop(layers);
     let manifest = images.stored(&resolved.manifest).ok_or_else(|| ImageSourceError {

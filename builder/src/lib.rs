@@ -13,6 +13,7 @@ pub mod image;
 pub mod image_document;
 pub mod image_source;
 pub mod image_transfer;
+pub mod layer_arrival;
 pub mod local_image;
 mod metadata;
 pub mod oci_layout;

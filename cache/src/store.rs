@@ -5,6 +5,8 @@
 //! out: whoever reads one compares it with its digest and size, and a damaged one is removed, so
 //! that it is fetched or made again.
 
+pub mod growing;
+
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ use crate::digest::{Digest, Hasher};
 use crate::layer::whiteout::at;
 use crate::oci::Descriptor;
 use crate::session::Session;
+use growing::{End, Growing};
 
 /// No manifest, index or config is longer, in bytes. Registries refuse far shorter ones.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
@@ -178,7 +181,8 @@ impl ContentStore {
         let path = self.session.unused_path();
         let file = File::options().create_new(true).write(true).open(&path)?;
         let file = BufWriter::with_capacity(256 << 10, file);
-        Ok(BlobWriter { store: self.clone(), path: Some(path), file, hasher: Hasher::new() })
+        let (store, hasher) = (self.clone(), Hasher::new());
+        Ok(BlobWriter { store, path: Some(path), file, hasher, written: 0, growing: None })
     }
 
     /// Stores what `stream` yields to its end, which must have the given digest and size if any.
@@ -248,9 +252,26 @@ pub struct BlobWriter {
     path: Option<PathBuf>,
     file: BufWriter<File>,
     hasher: Hasher,
+    /// Bytes, those in the buffer included.
+    written: u64,
+    /// For those who read it meanwhile.
+    growing: Option<Growing>,
 }
 
 impl BlobWriter {
+    /// The blob for those who want to read it while it is written.
+    pub fn growing(&mut self) -> Result<Growing, StoreError> {
+        if let Some(growing) = &self.growing {
+            return Ok(growing.clone());
+        }
+        let growing = Growing::new(File::open(self.path())?, self.in_file());
+        Ok(self.growing.insert(growing).clone())
+    }
+
+    fn in_file(&self) -> u64 {
+        self.written - self.file.buffer().len() as u64
+    }
+
     /// Where it is being written. What is written through this path instead of through the writer
     /// must be vouched for: [`BlobWriter::commit_written`].
     ///
@@ -266,7 +287,7 @@ impl BlobWriter {
         self.file.flush()?;
         let (digest, size) = std::mem::take(&mut self.hasher).finish();
         check(expected, digest, size)?;
-        self.rename(digest)?;
+        self.rename(digest, size)?;
         Ok((digest, size))
     }
 
@@ -276,15 +297,18 @@ impl BlobWriter {
         self.file.flush()?;
         let (digest, size) = Digest::of_stream(File::open(self.path())?)?;
         check(Some(expected), digest, size)?;
-        self.rename(digest)?;
+        self.rename(digest, size)?;
         Ok((digest, size))
     }
 
-    fn rename(&mut self, digest: Digest) -> Result<(), StoreError> {
+    fn rename(&mut self, digest: Digest, size: u64) -> Result<(), StoreError> {
         self.store.session.hold(&hold_name(&digest))?;
         fs_err::rename(self.path(), self.store.path(&digest))?;
         self.path = None;
         self.store.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+        if let Some(growing) = &self.growing {
+            growing.ended(End::Whole(digest, size));
+        }
         Ok(())
     }
 }
@@ -305,6 +329,10 @@ impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.hasher.update(&bytes[..written]);
+        self.written += written as u64;
+        if let Some(growing) = &self.growing {
+            growing.is_at(self.in_file());
+        }
         Ok(written)
     }
 
@@ -315,6 +343,9 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        if let Some(growing) = &self.growing {
+            growing.ended(End::Broken);
+        }
         if let Some(path) = &self.path {
             // What cannot be removed now goes with the session.
             let _ = fs_err::remove_file(path);

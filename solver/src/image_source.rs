@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_cache::digest::Digest;
+use rbuild_cache::layer::LayerError;
 use rbuild_cache::oci::Platform;
+use rbuild_cache::snapshot::Snapshot;
 
 use crate::graph::ImageLayer;
 use crate::progress::Task;
@@ -28,17 +30,31 @@ pub struct ResolvedImage {
     pub layers: Vec<ImageLayer>,
 }
 
-/// Resolves names to images and fetches their layers. Implemented by the program.
+/// Brings the layers of images here. Implemented by the program.
 #[async_trait]
 pub trait ImageSource: Send + Sync {
-    /// Makes sure that the blob of `layer` is in the local content store, checked against digest
-    /// and size. `location` is the [`ResolvedImage::location`] of its image.
-    async fn fetch(
+    /// The snapshot of `layer`, which is fetched when it is not here, and unpacked while it
+    /// arrives. `location` is the [`ResolvedImage::location`] of its image.
+    ///
+    /// Nothing is committed before digest and size of the blob and the diff id of what is in it
+    /// were found right.
+    async fn unpack(
         &self,
         location: &str,
         layer: &ImageLayer,
         task: &Task,
-    ) -> Result<(), ImageSourceError>;
+    ) -> Result<Snapshot, UnpackError>;
+}
+
+/// Says why there is no snapshot of an image's layer.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The layer could not be had.
+    #[error(transparent)]
+    Source(#[from] ImageSourceError),
+    /// It could not be unpacked.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 /// Says why an image could not be had.

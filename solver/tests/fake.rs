@@ -8,12 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rbuild_cache::index::CacheSource;
 use rbuild_cache::oci::Platform;
+use rbuild_cache::snapshot::Snapshot;
 use rbuild_cache::state::StateFolder;
 use rbuild_solver::graph::{
     Graph, ImageLayer, NetworkMode, Op, RunOp, SecurityMode, Vertex, VertexId,
 };
 use rbuild_solver::http_source::{Fetched, HttpSource, HttpSourceError, Validators};
-use rbuild_solver::image_source::{ImageSource, ImageSourceError};
+use rbuild_solver::image_source::{ImageSource, UnpackError};
 use rbuild_solver::progress::{Event, EventKind, Progress, Reporter, Task};
 use rbuild_solver::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs, Sandbox, SandboxError};
 use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings};
@@ -60,7 +61,7 @@ struct Nowhere;
 
 #[async_trait]
 impl ImageSource for Nowhere {
-    async fn fetch(&self, _: &str, _: &ImageLayer, _: &Task) -> Result<(), ImageSourceError> {
+    async fn unpack(&self, _: &str, _: &ImageLayer, _: &Task) -> Result<Snapshot, UnpackError> {
         unreachable!("these graphs have no images")
     }
 }

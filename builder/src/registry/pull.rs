@@ -28,6 +28,7 @@ use super::hosts::{Endpoint, Scheme};
 use super::retry::Patience;
 use super::sink::{Gauge, Sink};
 use super::transport::{self, Call, Target, Transport};
+use crate::layer_arrival::Watcher;
 
 /// No manifest, index or config may be longer, in bytes.
 pub const LONGEST_DOCUMENT: u64 = 8 << 20;
@@ -47,6 +48,9 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
 #[derive(Debug)]
 pub struct Puller {
     transport: Arc<Transport>,
+    /// Blobs on their way.
+    blobs: Semaphore,
+    /// Requests on their way, and parts of blobs that wait in memory for those before them.
     transfers: Semaphore,
     /// Mirrors that could not be reached; they are not asked again by this process.
     down: Mutex<HashSet<String>>,
@@ -59,10 +63,11 @@ pub struct Puller {
 impl Puller {
     /// Reads through `transport`.
     pub fn new(transport: Arc<Transport>) -> Self {
-        let transfers = Semaphore::new(transport.settings().transfers.max(1));
+        let at_once = transport.settings().transfers.max(1);
         Self {
             transport,
-            transfers,
+            blobs: Semaphore::new(at_once),
+            transfers: Semaphore::new(at_once),
             down: Mutex::default(),
             whole_only: Mutex::default(),
             flights: Mutex::default(),
@@ -123,11 +128,13 @@ impl Puller {
     }
 
     /// Makes sure that the blob that `descriptor` names in the repository of `image` is in `store`.
+    /// One that has to be downloaded is shown to `watcher`, once for each attempt.
     pub async fn fetch(
         &self,
         image: &ImageRef,
         descriptor: &Descriptor,
         store: &ContentStore,
+        watcher: Option<&Watcher>,
         task: &Task,
     ) -> Result<(), RegistryError> {
         let flight = {
@@ -141,10 +148,11 @@ impl Puller {
         if store.contains_whole(descriptor).map_err(local)? {
             return Ok(());
         }
+        let _room = self.blobs.acquire().await.expect("the semaphore is never closed");
         let sources = self.sources(image, descriptor, &tried)?;
         let gauge = Gauge::new(task, descriptor);
         let mut damaged = 0;
-        let mut sink = Sink::blob(store);
+        let mut sink = Sink::blob(store, watcher);
         let mut sources = sources.iter().peekable();
         while let Some(source) = sources.peek() {
             let outcome = match self.download(source, descriptor, &mut sink, &gauge).await {
@@ -159,14 +167,14 @@ impl Puller {
                 Err(cause) => cause,
             };
             if let Cause::Damaged { .. } = cause {
-                sink = Sink::blob(store);
+                sink = Sink::blob(store, watcher);
                 damaged += 1;
                 if !source.endpoint.mirror && damaged < MOST_DAMAGED {
                     continue;
                 }
             }
             if sink.is_closed() {
-                sink = Sink::blob(store);
+                sink = Sink::blob(store, watcher);
             }
             self.failed(&mut tried, &source.endpoint, cause)?;
             sources.next();
@@ -309,29 +317,41 @@ impl Puller {
             (false, false) if from > 0 => Some(from..size),
             _ => None,
         };
-        let permit = self.transfers.acquire().await.expect("the semaphore is never closed");
+        let permit = self.transfer().await;
         let (response, range) = self.open(source, descriptor, first, patience).await?;
         if range.end == size {
             return self.stream(response, range.start, descriptor, sink, gauge).await;
         }
-        let opened = self.part(source, descriptor, range.clone(), Some((response, permit)));
-        let mut parts: FuturesOrdered<BoxFuture<'_, Result<Vec<Bytes>, Cause>>> =
+        let opened = self.part(source, descriptor, range.clone(), Some(response), permit);
+        let mut parts: FuturesOrdered<BoxFuture<'_, Result<Part<'_>, Cause>>> =
             FuturesOrdered::new();
         parts.push_back(Box::pin(opened));
         let mut next = range.end;
         loop {
             while parts.len() < PARTS && next < size {
+                // Parts before a missing one wait in memory, so that further ones need room; the
+                // first one is waited for, when this blob holds none.
+                let permit = match self.transfers.try_acquire() {
+                    Ok(permit) => permit,
+                    Err(_) if parts.is_empty() => self.transfer().await,
+                    Err(_) => break,
+                };
                 let end = size.min(next + part);
-                parts.push_back(Box::pin(self.part(source, descriptor, next..end, None)));
+                let further = self.part(source, descriptor, next..end, None, permit);
+                parts.push_back(Box::pin(further));
                 next = end;
             }
-            let Some(pieces) = parts.try_next().await? else { break };
-            for piece in pieces {
+            let Some(part) = parts.try_next().await? else { break };
+            for piece in part.pieces {
                 sink.write(piece).await?;
             }
             gauge.at(sink.position());
         }
         Ok(())
+    }
+
+    async fn transfer(&self) -> SemaphorePermit<'_> {
+        self.transfers.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Asks for `range` of a blob, or for all of it: the answer, and which bytes of the blob are
@@ -379,31 +399,30 @@ impl Puller {
 
     /// One part of a blob, in memory. `opened` is the answer to the first request for it, if that
     /// was made. A connection that breaks is taken up where it broke.
-    async fn part(
+    async fn part<'a>(
         &self,
         source: &Source,
         descriptor: &Descriptor,
         range: Range<u64>,
-        opened: Option<(Response, SemaphorePermit<'_>)>,
-    ) -> Result<Vec<Bytes>, Cause> {
+        opened: Option<Response>,
+        permit: SemaphorePermit<'a>,
+    ) -> Result<Part<'a>, Cause> {
         let mut patience = self.patience(&source.endpoint);
         let (mut pieces, mut position, mut opened) = (Vec::new(), range.start, opened);
         loop {
             let (begun, from) = (Instant::now(), position);
             let attempt = async {
                 let rest = position..range.end;
-                let (mut response, _permit) = if let Some(opened) = opened.take() {
+                let mut response = if let Some(opened) = opened.take() {
                     opened
                 } else {
-                    let permit = self.transfers.acquire().await;
-                    let permit = permit.expect("the semaphore is never closed");
                     let asked = Some(rest.clone());
                     let (response, got) =
                         self.open(source, descriptor, asked, &mut patience).await?;
                     if got != rest {
                         return Err(Cause::Connection("it stopped serving ranges".into()));
                     }
-                    (response, permit)
+                    response
                 };
                 while let Some(piece) =
                     transport::next_piece(&mut response, self.transport.silence()).await?
@@ -418,7 +437,7 @@ impl Puller {
                 Ok(())
             };
             let cause = match attempt.await {
-                Ok(()) if position == range.end => return Ok(pieces),
+                Ok(()) if position == range.end => return Ok(Part { pieces, _room: permit }),
                 Ok(()) => Cause::Connection("a range ended early".to_owned()),
                 // The whole download has to go on in another way.
                 Err(cause) if self.whole_only().contains(&source.endpoint.host) => {
@@ -554,6 +573,12 @@ impl Puller {
 struct Source {
     endpoint: Endpoint,
     target: Target,
+}
+
+/// A part of a blob that is in memory until those before it are written.
+struct Part<'a> {
+    pieces: Vec<Bytes>,
+    _room: SemaphorePermit<'a>,
 }
 
 /// What failed at which host so far.

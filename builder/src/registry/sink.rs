@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::error::Cause;
+use crate::layer_arrival::Watcher;
 
 /// How many pieces wait to be written.
 const WAITING: usize = 16;
@@ -29,10 +30,17 @@ pub struct Sink<W> {
 }
 
 impl Sink<BlobWriter> {
-    /// Starts a new blob in `store`. Dropping it leaves nothing behind.
-    pub fn blob(store: &ContentStore) -> Self {
-        let store = store.clone();
-        Self::start(move || store.writer())
+    /// Starts a new blob in `store`, and shows it to `watcher`. Dropping it leaves nothing behind.
+    pub fn blob(store: &ContentStore, watcher: Option<&Watcher>) -> Self {
+        let (store, watcher) = (store.clone(), watcher.cloned());
+        Self::start(move || {
+            let mut writer = store.writer()?;
+            if let Some(watcher) = watcher {
+                // When nobody listens, it is only stored.
+                let _ = watcher.send(writer.growing()?);
+            }
+            Ok(writer)
+        })
     }
 
     /// Puts the blob into the store, if it is the one that `descriptor` names.

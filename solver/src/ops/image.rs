@@ -6,10 +6,10 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use rbuild_cache::layer::{self, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
-use rbuild_cache::state::StateFolder;
 
 use crate::error::Cause;
 use crate::graph::{ImageLayer, ImageOp};
+use crate::image_source::UnpackError;
 use crate::ops::{Worker, blocking};
 use crate::progress::Task;
 use crate::tree::{Tree, TreeLayer};
@@ -55,20 +55,12 @@ impl Worker {
         if let Some(snapshot) = state.snapshots().get(&id).map_err(Cause::state)? {
             return Ok(snapshot);
         }
-        self.surroundings.images.fetch(location, layer, task).await?;
-        let (state, layer) = (state.clone(), layer.clone());
-        blocking(move || unpack(&state, &layer)).await
+        self.surroundings.images.unpack(location, layer, task).await.map_err(|error| match error {
+            UnpackError::Source(error) => error.into(),
+            UnpackError::Layer(LayerError::DiffId { expected, found }) => {
+                Cause::DiffId { blob: layer.descriptor.digest, found, expected }
+            }
+            UnpackError::Layer(error) => Cause::state(error),
+        })
     }
-}
-
-/// Unpacks the blob of `layer`, checked against digest and size on the way.
-fn unpack(state: &StateFolder, layer: &ImageLayer) -> Result<Snapshot, Cause> {
-    let unpacked =
-        layer::unpack(state, &layer.descriptor, &layer.diff_id, &layer::Limits::default());
-    unpacked.map_err(|error| match error {
-        LayerError::DiffId { expected, found } => {
-            Cause::DiffId { blob: layer.descriptor.digest, found, expected }
-        }
-        error => Cause::state(error),
-    })
 }
