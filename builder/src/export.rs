@@ -23,7 +23,7 @@ use rbuild_cache::oci::{Descriptor, ImageRef};
 use rbuild_cache::snapshot::SnapshotError;
 use rbuild_cache::store::StoreError;
 use rbuild_cache::view::ViewError;
-use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::image_source::{ImageSourceError, UnpackError};
 use rbuild_solver::progress::{Reporter, Task};
 
 use crate::image::{BuiltImage, ImageError, ImageOptions};
@@ -110,7 +110,10 @@ impl ExportError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Image(ImageError::Source(error)) | Self::Source(error) => error.hint.clone(),
+            Self::Image(
+                ImageError::Source(error) | ImageError::Unpack(UnpackError::Source(error)),
+            )
+            | Self::Source(error) => error.hint.clone(),
             Self::Format(_) => Some("`-o type=oci` writes images for several platforms".into()),
             Self::Twice { .. } => Some("leave out `platform-split=false`".into()),
             Self::Load(_) => {

@@ -16,14 +16,17 @@ use rbuild_cache::oci::{Descriptor, Index, Manifest, MediaType, Platform};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
+use rbuild_cache::store::growing::Growing;
 use rbuild_frontend::image_config::{ExportedLayer, ImageConfig, Timestamp};
 use rbuild_solver::graph::ImageLayer;
-use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::image_source::{ImageSourceError, UnpackError};
 use rbuild_solver::progress::{EventKind, Task};
 use rbuild_solver::tree::{Tree, TreeLayer};
 use serde::Serialize;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::image_source::Images;
+use crate::layer_arrival;
 use crate::request::{Annotation, AnnotationSubject};
 
 /// How many layers are packed, or fetched, at once. Packing uses all cores by itself; what is
@@ -64,6 +67,9 @@ pub struct ImageOptions {
     pub now: i64,
 }
 
+/// Is given each layer that has to be compressed, as it begins.
+pub type LayerWatcher = UnboundedSender<Growing>;
+
 /// An image that was written: its documents are in the content store, and so are new layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WrittenImage {
@@ -89,6 +95,9 @@ pub enum ImageError {
     /// A layer of a base image could not be fetched.
     #[error(transparent)]
     Source(#[from] ImageSourceError),
+    /// A layer of a base image could not be fetched or unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
     /// A document could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,10 +127,21 @@ pub async fn write(
     options: &ImageOptions,
     task: &Task,
 ) -> Result<WrittenImage, ImageError> {
+    write_watched(images, built, options, None, task).await
+}
+
+/// Like [`write`]; layers that have to be compressed are shown to `watcher` as they begin.
+pub async fn write_watched(
+    images: &Images,
+    built: &[BuiltImage],
+    options: &ImageOptions,
+    watcher: Option<LayerWatcher>,
+    task: &Task,
+) -> Result<WrittenImage, ImageError> {
     check_annotations(built, options)?;
     let mut written = Vec::with_capacity(built.len());
     for image in built {
-        written.push(write_one(images, image, options, task).await?);
+        written.push(write_one(images, image, options, watcher.as_ref(), task).await?);
     }
     if let [_] = built {
         return Ok(written.remove(0));
@@ -167,11 +187,12 @@ async fn write_one(
     images: &Images,
     built: &BuiltImage,
     options: &ImageOptions,
+    watcher: Option<&LayerWatcher>,
     task: &Task,
 ) -> Result<WrittenImage, ImageError> {
     let epoch = options.epoch.or(built.epoch);
-    let layers =
-        Layers { images, options, latest: epoch.filter(|_| options.rewrite_timestamp), task };
+    let latest = epoch.filter(|_| options.rewrite_timestamp);
+    let layers = Layers { images, options, latest, watcher, task };
     let layers = layers.all(&built.tree).await?;
     let mut config = built.config.clone();
     let described: Vec<ExportedLayer> = layers.iter().map(|layer| layer.exported.clone()).collect();
@@ -294,33 +315,17 @@ pub async fn snapshots(
     let unpacked = tree.layers.iter().map(|layer| async move {
         match layer {
             TreeLayer::Snapshot(snapshot) => Ok(snapshot.id.clone()),
-            TreeLayer::Image { layer, location } => unpack(images, layer, location, task).await,
+            TreeLayer::Image { layer, location } => {
+                let snapshot = layer_arrival::snapshot(images, location, layer, task).await;
+                snapshot.map(|snapshot| snapshot.id)
+            }
         }
     });
     let unpacked: Vec<_> = unpacked.collect();
-    let ids: Vec<SnapshotId> =
-        futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await?;
-    let state = images.state().clone();
+    let ids: Result<Vec<SnapshotId>, UnpackError> =
+        futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await;
+    let (ids, state) = (ids?, images.state().clone());
     blocking(move || layer::settle(&state, &ids)).await
-}
-
-async fn unpack(
-    images: &Images,
-    layer: &ImageLayer,
-    location: &str,
-    task: &Task,
-) -> Result<SnapshotId, ImageError> {
-    let id = SnapshotId::of_layer(&layer.diff_id);
-    if images.state().snapshots().get(&id).map_err(LayerError::from)?.is_none() {
-        images.fetch_blob(location, &layer.descriptor, task).await?;
-        let (state, layer) = (images.state().clone(), layer.clone());
-        blocking(move || {
-            let limits = layer::Limits::default();
-            layer::unpack(&state, &layer.descriptor, &layer.diff_id, &limits)
-        })
-        .await?;
-    }
-    Ok(id)
 }
 
 /// A layer as it stands in a manifest, and what its config says of it.
@@ -336,6 +341,7 @@ struct Layers<'a> {
     images: &'a Images,
     options: &'a ImageOptions,
     latest: Option<i64>,
+    watcher: Option<&'a LayerWatcher>,
     task: &'a Task,
 }
 
@@ -413,9 +419,17 @@ impl Layers<'_> {
         });
         let (state, id) = (self.images.state().clone(), snapshot.id.clone());
         let (compression, latest) = (self.options.compression, self.latest);
-        let exported =
-            blocking(move || layer::export(&state, &id, lower.as_deref(), compression, latest))
-                .await?;
+        let watcher = self.watcher.cloned();
+        let watch = move |growing| {
+            if let Some(watcher) = watcher {
+                // When nobody listens, it is only stored.
+                let _ = watcher.send(growing);
+            }
+        };
+        let exported = blocking(move || {
+            layer::export_watched(&state, &id, lower.as_deref(), compression, latest, watch)
+        });
+        let exported = exported.await?;
         let layer = ExportedLayer {
             diff_id: exported.diff_id,
             created: Some(Timestamp::from_seconds(created)),

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod clients;
 pub mod credentials;
 pub mod error;
+mod growing;
 pub mod hosts;
 pub mod login;
 pub mod proxy;
@@ -19,6 +20,7 @@ pub mod settings;
 pub mod sink;
 pub mod tls;
 pub mod transport;
+pub mod upload;
 
 use std::sync::Arc;
 

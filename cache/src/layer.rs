@@ -30,6 +30,7 @@ use crate::oci::{Descriptor, MediaType};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::state::StateFolder;
 use crate::store::StoreError;
+use crate::store::growing::Growing;
 use crate::view::ViewError;
 
 /// Says why a layer could not be unpacked or packed.
@@ -138,6 +139,19 @@ pub fn export(
     compression: Compression,
     latest: Option<i64>,
 ) -> Result<ExportedLayer, LayerError> {
+    export_watched(state, id, lower, compression, latest, |_| {})
+}
+
+/// Like [`export`]; a blob that has to be made is shown to `watch` before its first byte is there,
+/// so that it can be sent while it is compressed.
+pub fn export_watched(
+    state: &StateFolder,
+    id: &SnapshotId,
+    lower: Option<&[SnapshotId]>,
+    compression: Compression,
+    latest: Option<i64>,
+    watch: impl FnOnce(Growing),
+) -> Result<ExportedLayer, LayerError> {
     let key = memo_key(id, lower, compression, latest);
     if let Some(known) = recall(state, &key)? {
         return Ok(known);
@@ -150,7 +164,9 @@ pub fn export(
     snapshots.get(id)?.ok_or_else(|| LayerError::Missing(id.clone()))?;
     let lower = lower.map(|lower| lower.iter().map(|id| snapshots.folder(id)).collect());
     let options = PackOptions { latest, lower };
-    let mut compressor = compress::Compressor::new(compression, state.blobs().writer()?);
+    let mut writer = state.blobs().writer()?;
+    watch(writer.growing()?);
+    let mut compressor = compress::Compressor::new(compression, writer);
     let (diff_id, _) = pack(&snapshots.folder(id), &options, &mut compressor)?;
     let (digest, size) = compressor.finish()?.commit(None)?;
     let descriptor = Descriptor::new(media_type(compression), digest, size);

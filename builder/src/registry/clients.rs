@@ -112,6 +112,11 @@ impl Sent {
         self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
 
+    /// How many bytes went out.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// For how long nothing went out.
     pub fn idle(&self) -> Duration {
         let last = Duration::from_millis(self.last_millis.load(Ordering::Relaxed));

@@ -5,9 +5,9 @@
 //! that nobody ever sees an image of which something is missing. Success is what the registry
 //! acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,17 +20,15 @@ use rbuild_solver::image_source::ImageSourceError;
 use rbuild_solver::progress::{EventKind, Task};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, StatusCode};
-use tokio::time::Instant;
 use url::Url;
 
 use super::auth::Scope;
-use super::clients::Sent;
 use super::error::{Cause, RegistryError};
 use super::hosts::Endpoint;
-use super::pull::{blob_path, manifest_path};
-use super::retry::{Patience, retry_after};
+use super::pull::manifest_path;
 use super::sink::Gauge;
-use super::transport::{self, Call, Target, Transport, Upload};
+use super::transport::{Transport, Upload};
+use super::upload::{OpenFrom, Sending, Uploads, session};
 
 /// An image to push: everything that has to be at the registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +70,8 @@ pub struct Pushed {
 #[derive(Debug)]
 pub struct Pusher {
     transport: Arc<Transport>,
+    /// What this process brought where while it was made, until a push tells of it.
+    arrived: Mutex<HashMap<(String, String, Digest), bool>>,
 }
 
 /// A blob on its way: how it got there, and its size.
@@ -87,7 +87,26 @@ enum Way {
 impl Pusher {
     /// Writes through `transport`.
     pub fn new(transport: Arc<Transport>) -> Self {
-        Self { transport }
+        Self { transport, arrived: Mutex::default() }
+    }
+
+    /// What carries requests.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Notes that a blob is in the repository of `endpoint`, and whether it was `sent` for that.
+    pub(super) fn note(&self, endpoint: &Endpoint, digest: Digest, sent: bool) {
+        let key = (endpoint.host.clone(), endpoint.repository.clone(), digest);
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sent);
+    }
+
+    /// How a blob got there that this process noted; it was sent at most once.
+    fn noted(&self, endpoint: &Endpoint, digest: Digest) -> Option<Way> {
+        let key = (endpoint.host.clone(), endpoint.repository.clone(), digest);
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = arrived.get_mut(&key)?;
+        Some(if std::mem::take(sent) { Way::Sent } else { Way::Existing })
     }
 
     /// Pushes `content` under the name `image`: under its tag, or by digest alone when it has
@@ -110,7 +129,8 @@ impl Pusher {
             RegistryError::new(action, image.registry(), cause)
         };
         let endpoint = endpoint.map_err(|e| failed(e.into()))?;
-        let job = Job { transport: &self.transport, endpoint: &endpoint, image, source, task };
+        let uploads = Uploads { transport: &self.transport, endpoint: &endpoint };
+        let job = Job { pusher: self, uploads, image, source, task };
         job.push(naming, content).await.map_err(failed)
     }
 }
@@ -126,8 +146,8 @@ pub enum Naming {
 
 /// One push to one repository.
 struct Job<'a> {
-    transport: &'a Transport,
-    endpoint: &'a Endpoint,
+    pusher: &'a Pusher,
+    uploads: Uploads<'a>,
     image: &'a ImageRef,
     source: &'a Arc<dyn BlobSource>,
     task: &'a Task,
@@ -165,10 +185,12 @@ impl Job<'_> {
 
     /// Whether `name` stands for `root` already; then the registry has all that it names.
     async fn is_there(&self, name: &str, root: &Descriptor) -> Result<bool, Cause> {
+        let Uploads { transport, endpoint } = self.uploads;
         let call = self
-            .call(Method::HEAD, manifest_path(self.endpoint, name))
+            .uploads
+            .call(Method::HEAD, manifest_path(endpoint, name))
             .header(ACCEPT, root.media_type.as_str());
-        let response = self.transport.send(&call, &mut self.transport.patience()).await?;
+        let response = transport.send(&call, &mut transport.patience()).await?;
         let digest = response.headers().get("docker-content-digest");
         let found = digest.and_then(|digest| digest.to_str().ok()?.parse::<Digest>().ok());
         Ok(response.status().is_success() && found == Some(root.digest))
@@ -179,7 +201,7 @@ impl Job<'_> {
         &self,
         blobs: impl Iterator<Item = &'d Descriptor>,
     ) -> Result<Pushed, Cause> {
-        let at_once = self.transport.settings().transfers.max(1);
+        let at_once = self.uploads.transport.settings().transfers.max(1);
         let mut pushed = Pushed::default();
         let mut waiting: Vec<&Descriptor> = blobs.collect();
         // The largest first: the end of a push is then not one large blob alone.
@@ -208,48 +230,65 @@ impl Job<'_> {
     }
 
     async fn push_blob(&self, blob: &Descriptor) -> Result<Way, Cause> {
-        if self.has_blob(&blob.digest).await? {
+        let Uploads { transport, endpoint } = self.uploads;
+        if let Some(way) = self.pusher.noted(endpoint, blob.digest) {
+            return Ok(way);
+        }
+        if self.uploads.has(&blob.digest).await? {
             return Ok(Way::Existing);
         }
         let mut session = match self.mount(blob).await? {
             Mount::Done => return Ok(Way::Mounted),
-            Mount::Upload(session) => Some(session),
+            Mount::Upload(address) => Some((address, 0)),
             Mount::No => None,
         };
         self.source.ensure(blob, self.task).await.map_err(std::io::Error::other)?;
         let gauge = Gauge::new(self.task, blob);
-        let mut patience = self.transport.patience();
+        let open = self.opener(blob);
+        let mut patience = transport.patience();
         loop {
-            let address = match session.take() {
-                Some(address) => address,
-                None => self.start_upload(&mut patience).await?,
+            let (address, from) = match session.take() {
+                Some(session) => session,
+                None => (self.uploads.start(&mut patience).await?, 0),
             };
-            let (cause, asked) = match self.send_blob(blob, address, &gauge, &mut patience).await? {
-                Sending::Done => {
-                    gauge.done(blob.size);
-                    return Ok(Way::Sent);
-                }
-                Sending::Failed(cause, asked) => (cause, asked),
+            let told = gauge.clone();
+            let sending = self.uploads.send(
+                blob,
+                (address.clone(), from),
+                &open,
+                Arc::new(move |sent| told.at(sent)),
+                &mut patience,
+            );
+            let Sending::Failed(cause, asked) = sending.await? else {
+                gauge.done(blob.size);
+                return Ok(Way::Sent);
             };
             if !patience.pause(asked, false).await {
                 return Err(cause);
             }
             // The answer may have got lost after the registry took the blob.
-            if self.has_blob(&blob.digest).await? {
+            if self.uploads.has(&blob.digest).await? {
                 gauge.done(blob.size);
                 return Ok(Way::Sent);
+            }
+            if blob.size >= transport.settings().range {
+                session = self.uploads.reached(address, blob.size).await;
+                if session.as_ref().is_some_and(|(_, reached)| *reached > from) {
+                    patience.renew();
+                }
             }
         }
     }
 
-    async fn has_blob(&self, digest: &Digest) -> Result<bool, Cause> {
-        let call = self.call(Method::HEAD, blob_path(self.endpoint, digest));
-        let response = self.transport.send(&call, &mut self.transport.patience()).await?;
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(false),
-            status if status.is_success() => Ok(true),
-            _ => Err(self.transport.failure(&call, response, "the repository").await),
-        }
+    /// Opens `blob` from a position on.
+    fn opener(&self, blob: &Descriptor) -> OpenFrom {
+        let (source, blob) = (Arc::clone(self.source), blob.clone());
+        Arc::new(move |from| {
+            let mut reader = source.open(&blob)?;
+            // It is checked as it is read, so that what was sent before is read again.
+            std::io::copy(&mut reader.by_ref().take(from), &mut std::io::sink())?;
+            Ok(reader)
+        })
     }
 
     /// Asks the registry to take the blob over from a repository in which it is.
@@ -263,10 +302,11 @@ impl Job<'_> {
             .append_pair("mount", &blob.digest.to_string())
             .append_pair("from", origin.repository())
             .finish();
-        let path = format!("/v2/{}/blobs/uploads/?{query}", self.endpoint.repository);
-        let mut call = self.call(Method::POST, path);
+        let Uploads { transport, endpoint } = self.uploads;
+        let path = format!("/v2/{}/blobs/uploads/?{query}", endpoint.repository);
+        let mut call = self.uploads.call(Method::POST, path);
         call.scopes.push(Scope::pull(origin.repository()));
-        let response = self.transport.send(&call, &mut self.transport.patience()).await;
+        let response = transport.send(&call, &mut transport.patience()).await;
         match response {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
@@ -278,68 +318,21 @@ impl Job<'_> {
         }
     }
 
-    /// Opens an upload: the address to which the bytes go.
-    async fn start_upload(&self, patience: &mut Patience) -> Result<Url, Cause> {
-        let path = format!("/v2/{}/blobs/uploads/", self.endpoint.repository);
-        let call = self.call(Method::POST, path);
-        let response = self.transport.send(&call, patience).await?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self.transport.failure(&call, response, "the repository").await);
-        }
-        session(&response)
-    }
-
-    /// Sends a blob in one request to the address of an upload.
-    async fn send_blob(
-        &self,
-        blob: &Descriptor,
-        mut address: Url,
-        gauge: &Gauge,
-        patience: &mut Patience,
-    ) -> Result<Sending, Cause> {
-        address.query_pairs_mut().append_pair("digest", &blob.digest.to_string());
-        let mut call = self.call(Method::PUT, "").header(CONTENT_TYPE, "application/octet-stream");
-        call.target = Target::Address(address);
-        let (source, descriptor, gauge) = (Arc::clone(self.source), blob.clone(), gauge.clone());
-        call.body = Upload::Stream {
-            open: Arc::new(move || source.open(&descriptor)),
-            length: blob.size,
-            on_sent: Arc::new(move |sent| gauge.at(sent)),
-        };
-        let (begun, sent) = (Instant::now(), Arc::new(Sent::default()));
-        let outcome = self.transport.send_once(&call, patience.left(), &sent).await;
-        patience.spend(sent.idle().min(begun.elapsed()));
-        match outcome {
-            // The specification says 201; some registries say it otherwise.
-            Ok(response) if matches!(response.status().as_u16(), 200 | 201 | 204) => {
-                Ok(Sending::Done)
-            }
-            Ok(response) if is_worth_a_new_upload(response.status()) => {
-                let asked = retry_after(response.headers());
-                match asked.filter(|wait| *wait >= patience.left()) {
-                    Some(wait) => Err(Cause::Later(wait)),
-                    None => Ok(Sending::Failed(transport::status_cause(response).await, asked)),
-                }
-            }
-            Ok(response) => Err(self.transport.failure(&call, response, "the upload").await),
-            Err(cause) if cause.is_transient() => Ok(Sending::Failed(cause, None)),
-            Err(cause) => Err(cause),
-        }
-    }
-
     async fn put_manifest(
         &self,
         name: &str,
         descriptor: &Descriptor,
         bytes: &Bytes,
     ) -> Result<(), Cause> {
+        let Uploads { transport, endpoint } = self.uploads;
         let mut call = self
-            .call(Method::PUT, manifest_path(self.endpoint, name))
+            .uploads
+            .call(Method::PUT, manifest_path(endpoint, name))
             .header(CONTENT_TYPE, descriptor.media_type.as_str());
         call.body = Upload::Bytes(bytes.clone());
-        let response = self.transport.send(&call, &mut self.transport.patience()).await?;
+        let response = transport.send(&call, &mut transport.patience()).await?;
         if !response.status().is_success() {
-            return Err(self.transport.failure(&call, response, "the repository").await);
+            return Err(transport.failure(&call, response, "the repository").await);
         }
         let stored = response.headers().get("docker-content-digest");
         match stored.and_then(|digest| digest.to_str().ok()?.parse::<Digest>().ok()) {
@@ -350,26 +343,6 @@ impl Job<'_> {
             Some(_) | None => Ok(()),
         }
     }
-
-    /// A call with the right to write to the repository.
-    fn call(&self, method: Method, path: impl Into<String>) -> Call<'_> {
-        let mut call = Call::new(method, self.endpoint, path);
-        call.scopes = vec![Scope::push(&self.endpoint.repository)];
-        call
-    }
-}
-
-/// The address of an upload. A registry behind a proxy that ends TLS may not know that it is
-/// asked by https.
-fn session(response: &reqwest::Response) -> Result<Url, Cause> {
-    let mut address = transport::location(response)?;
-    let asked = response.url();
-    if asked.scheme() == "https" && address.host_str() == asked.host_str() {
-        // Both are special schemes, so this cannot fail.
-        let _ = address.set_scheme("https");
-        let _ = address.set_port(asked.port());
-    }
-    Ok(address)
 }
 
 /// What came of asking to mount.
@@ -378,16 +351,4 @@ enum Mount {
     /// The registry wants the bytes instead, here.
     Upload(Url),
     No,
-}
-
-/// What came of sending.
-enum Sending {
-    Done,
-    Failed(Cause, Option<std::time::Duration>),
-}
-
-/// Whether an upload that was answered so may go through if it is begun anew: passing faults, and
-/// sessions that the registry forgot (404) or whose bytes got mixed up on the way (400, 416).
-fn is_worth_a_new_upload(status: StatusCode) -> bool {
-    transport::is_passing(status) || matches!(status.as_u16(), 400 | 404 | 416)
 }

@@ -72,8 +72,8 @@ pub enum Upload {
     Stream {
         /// Opens it.
         open: Opener,
-        /// Its length in bytes.
-        length: u64,
+        /// Its length in bytes; absent while it is still being made.
+        length: Option<u64>,
         /// Is told how far it is.
         on_sent: OnSent,
     },
@@ -472,7 +472,9 @@ fn set_body(request: &mut Request, body: &Upload, sent: &Arc<Sent>) {
         }
         Upload::Bytes(bytes) => *request.body_mut() = Some(bytes.clone().into()),
         Upload::Stream { open, length, on_sent } => {
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(*length));
+            if let Some(length) = length {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(*length));
+            }
             let pieces = pieces(open.clone(), on_sent.clone(), sent.clone());
             *request.body_mut() = Some(Body::wrap_stream(pieces));
         }
