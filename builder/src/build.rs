@@ -286,7 +286,12 @@ impl<'a> Session<'a> {
                 security_insecure: request.allow.contains(&Entitlement::SecurityInsecure),
                 devices: Some(Vec::new()),
             },
-            run: RunSettings { resolv_conf: resolv_conf(), proxies, timeout: None },
+            run: RunSettings {
+                resolv_conf: resolv_conf(),
+                proxies,
+                timeout: request.timeout,
+                resources: request.resources.clone(),
+            },
             gate: Gate::new(request.jobs),
             reporter: self.reporter.clone(),
             now: seconds(request.settings.now),

@@ -288,6 +288,41 @@ pub struct BuildArgs {
     /// Size of /dev/shm of RUN steps: 64m, 1g
     #[arg(long, value_name = "BYTES", help_heading = "What steps may use")]
     pub shm_size: Option<String>,
+    /// Memory of each RUN step: 512m, 2g
+    #[arg(short, long, value_name = "BYTES", help_heading = "What steps may use")]
+    pub memory: Option<String>,
+    /// Memory and swap of each RUN step together, or -1 [default: twice the memory]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        allow_hyphen_values = true,
+        help_heading = "What steps may use"
+    )]
+    pub memory_swap: Option<String>,
+    /// Processors of each RUN step: 1.5
+    #[arg(long, value_name = "N", help_heading = "What steps may use")]
+    pub cpus: Option<String>,
+    /// Microseconds of processor in a period
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "What steps may use")]
+    pub cpu_quota: Option<i64>,
+    /// Microseconds of such a period [default: 100000]
+    #[arg(long, value_name = "N", help_heading = "What steps may use")]
+    pub cpu_period: Option<u64>,
+    /// Weight of RUN steps among others [default: 1024]
+    #[arg(short, long, value_name = "N", help_heading = "What steps may use")]
+    pub cpu_shares: Option<u64>,
+    /// Processors that RUN steps run on: 0-3, 0,1
+    #[arg(long, value_name = "LIST", help_heading = "What steps may use")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that RUN steps use: 0-3, 0,1
+    #[arg(long, value_name = "LIST", help_heading = "What steps may use")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads of each RUN step at once, or -1
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "What steps may use")]
+    pub pids_limit: Option<i64>,
+    /// How long each RUN step may take: 90, 30s, 1h30m
+    #[arg(long, value_name = "DURATION", help_heading = "What steps may use")]
+    pub timeout: Option<String>,
     /// Control group above those of RUN steps
     #[arg(long, value_name = "PATH", help_heading = "What steps may use")]
     pub cgroup_parent: Option<String>,

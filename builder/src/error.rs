@@ -123,15 +123,18 @@ impl BuildError {
         });
         let mut kind = ErrorKind::Failed;
         match &*error.cause {
-            Cause::Exit { tail, .. } => problem.output = Some((error.name.clone(), tail.clone())),
+            Cause::Exit { tail, .. }
+            | Cause::Timeout { tail, .. }
+            | Cause::OutOfMemory { tail, .. } => {
+                problem.output = Some((error.name.clone(), tail.clone()));
+            }
             Cause::Image(error) => problem.hints.extend(error.hint.clone()),
             Cause::Sandbox(error) => {
                 kind = ErrorKind::Fault;
                 problem.hints.extend(error.hint.clone());
             }
             Cause::State(_) | Cause::Canceled => kind = ErrorKind::Fault,
-            Cause::Timeout { .. }
-            | Cause::DiffId { .. }
+            Cause::DiffId { .. }
             | Cause::File(_)
             | Cause::Http(_)
             | Cause::Git(_)

@@ -7,18 +7,20 @@
 mod csv;
 mod environment;
 mod output;
+mod resources;
 mod source;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rbuild_cache::oci::{ImageRef, Platform};
 use rbuild_frontend::NoCache;
 use rbuild_solver::Jobs;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
 use rbuild_solver::mount::{Secret, SshAgent};
+use rbuild_solver::sandbox::resources::Resources;
 
 use crate::cli::{BuildArgs, GlobalArgs};
 use crate::registry::RegistrySettings;
@@ -74,6 +76,10 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// `--cgroup-parent`
     pub cgroup_parent: Option<String>,
+    /// `--memory`, `--cpus` and the like.
+    pub resources: Resources,
+    /// `--timeout`: how long a step may take.
+    pub timeout: Option<Duration>,
     /// `--allow`
     pub allow: BTreeSet<Entitlement>,
     /// `--no-cache`, `--no-cache-filter`
@@ -379,6 +385,8 @@ impl BuildRequest {
             ulimits: step::ulimits(&arguments.ulimit)?,
             shm_size: arguments.shm_size.as_deref().map(step::shm_size).transpose()?,
             cgroup_parent: arguments.cgroup_parent.clone().filter(|path| !path.is_empty()),
+            resources: resources::resources(arguments)?,
+            timeout: arguments.timeout.as_deref().map(resources::timeout).transpose()?,
             allow: step::entitlements(&arguments.allow)?,
             no_cache: no_cache(arguments)?,
             pull: arguments.pull,

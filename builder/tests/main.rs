@@ -35,4 +35,5 @@ mod progress;
 mod registries;
 mod registry_client;
 mod registry_faults;
+mod resources;
 mod sandbox;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::graph::{Span, Vertex};
 use crate::image_source::ImageSourceError;
@@ -44,12 +45,24 @@ pub enum Cause {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// It ran longer than `--timeout` allows.
-    #[error("process `{command}` was still running after {seconds} s")]
+    #[error("process `{command}` was still running after {} s", limit.as_secs_f64())]
     Timeout {
         /// The command.
         command: String,
         /// The limit.
-        seconds: u64,
+        limit: Duration,
+        /// The end of what it wrote.
+        tail: Vec<u8>,
+    },
+    /// The kernel killed it, or one of its children, for want of memory.
+    #[error("process `{command}` was killed for want of memory{}", memory_limit(*limit))]
+    OutOfMemory {
+        /// The command.
+        command: String,
+        /// `--memory`, in bytes.
+        limit: Option<u64>,
+        /// The end of what it wrote.
+        tail: Vec<u8>,
     },
     /// An image or one of its layers could not be had.
     #[error(transparent)]
@@ -109,6 +122,10 @@ impl Cause {
     pub fn state(error: impl Error + Send + Sync + 'static) -> Self {
         Self::State(Box::new(error))
     }
+}
+
+fn memory_limit(limit: Option<u64>) -> String {
+    limit.map_or(String::new(), |bytes| format!(" (its limit, `--memory`, is {bytes} bytes)"))
 }
 
 fn ended(status: ExitStatus) -> String {

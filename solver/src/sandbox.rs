@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod fake;
 pub mod namespaces;
 pub mod proc_masks;
+pub mod resources;
 pub mod seccomp;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use self::resources::Resources;
 use crate::graph::{NetworkMode, SecurityMode, Ulimit};
 
 /// A command and everything it sees.
@@ -47,6 +49,8 @@ pub struct ProcessSpec {
     pub ulimits: Vec<Ulimit>,
     /// The cgroup under which its own is made, where cgroups are writable.
     pub cgroup_parent: Option<String>,
+    /// How much of the machine it may take.
+    pub resources: Resources,
 }
 
 /// How the root file system is put together.

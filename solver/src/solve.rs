@@ -25,6 +25,7 @@ use crate::mount::{Secret, SshAgent};
 use crate::ops::Worker;
 use crate::progress::Reporter;
 use crate::sandbox::Sandbox;
+use crate::sandbox::resources::Resources;
 use crate::tree::{Output, Tree};
 
 /// Everything around the graph: where results are kept, who does the work, what the caller lends.
@@ -77,6 +78,8 @@ pub struct RunSettings {
     pub proxies: Vec<String>,
     /// `--timeout`: how long a step may run.
     pub timeout: Option<Duration>,
+    /// How much of the machine a step may take.
+    pub resources: Resources,
 }
 
 /// The result of a vertex, once it is there.

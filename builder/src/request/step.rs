@@ -202,9 +202,14 @@ fn ulimit(text: &str) -> Result<Ulimit, UsageError> {
     Ok(Ulimit { name, soft, hard })
 }
 
-/// Reads `--shm-size`: a number of bytes, `64m`, `1.5GiB` (docker/go-units, `RAMInBytes`).
+/// Reads `--shm-size`.
 pub(super) fn shm_size(text: &str) -> Result<u64, UsageError> {
-    let wrong = || UsageError::value("--shm-size", text, "expected a size, such as 64m or 1g");
+    bytes("--shm-size", text)
+}
+
+/// Reads a size: a number of bytes, `64m`, `1.5GiB` (docker/go-units, `RAMInBytes`).
+pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, UsageError> {
+    let wrong = || UsageError::value(flag, text, "expected a size, such as 64m or 1g");
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &lower[digits.len()..];

@@ -187,10 +187,15 @@ impl Worker {
         let status = match self.surroundings.run.timeout {
             None => running.await?,
             Some(limit) => tokio::time::timeout(limit, running).await.map_err(|_| {
-                Cause::Timeout { command: shown(&op.args), seconds: limit.as_secs() }
+                Cause::Timeout { command: shown(&op.args), limit, tail: output.tail() }
             })??,
         };
         drop(mounts);
+        if status == ExitStatus::OutOfMemory {
+            let limit = self.surroundings.run.resources.memory;
+            let command = shown(&op.args);
+            return Err(Cause::OutOfMemory { command, limit, tail: output.tail() });
+        }
         if status != ExitStatus::Code(0) {
             return Err(Cause::Exit { command: shown(&op.args), status, tail: output.tail() });
         }
@@ -236,6 +241,7 @@ impl Worker {
             shm_size: op.shm_size.unwrap_or(SHM_SIZE),
             ulimits: op.ulimits.clone(),
             cgroup_parent: op.cgroup_parent.clone(),
+            resources: self.surroundings.run.resources.clone(),
         })
     }
 }

@@ -48,6 +48,7 @@ use tokio::net::unix::pipe;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
 
+use self::cgroup::Wanted;
 use self::forward::Forwards;
 use self::message::{OrFail, Report, Request, Start};
 use self::stubs::Stubs;
@@ -104,7 +105,11 @@ impl Sandbox for Namespaces {
         let stubs = Some(self.stubs.folder_for(&process)?);
         let empty = Some(self.stubs.empty()?);
         let mut forwards = Forwards::to_sockets_of(&process.mounts);
-        let start = Start { network: process.network };
+        let groups = Wanted {
+            parent: process.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
+            resources: process.resources.clone(),
+        };
+        let start = Start { network: process.network, groups };
         let request = message::write_to_memory(&Request { process, stubs, empty })
             .or_fail(|| "cannot write the step's data")?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).or_fail(|| "cannot make a pipe");

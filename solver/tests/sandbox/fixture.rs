@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rbuild_solver::graph::{NetworkMode, SecurityMode};
 use rbuild_solver::sandbox::namespaces::{Identity, Namespaces, become_root};
+use rbuild_solver::sandbox::resources::Resources;
 use rbuild_solver::sandbox::{
     Credentials, ExitStatus, ProcessSpec, RootFs, Sandbox, SandboxError, SandboxMount,
     SandboxMountSource,
@@ -103,6 +104,7 @@ impl Fixture {
             shm_size: 64 << 20,
             ulimits: Vec::new(),
             cgroup_parent: None,
+            resources: Resources::default(),
         }
     }
 

@@ -28,13 +28,13 @@ fn sleep_of(test: u32) -> String {
 }
 
 /// Returns how many processes on this machine have `word` in their command line.
-fn count(word: &str) -> usize {
+pub(crate) fn count(word: &str) -> usize {
     let entries = fs_err::read_dir("/proc").unwrap().filter_map(Result::ok);
     let lines = entries.filter_map(|entry| fs_err::read(entry.path().join("cmdline")).ok());
     lines.filter(|line| String::from_utf8_lossy(line).contains(word)).count()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) -> Duration {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}");
@@ -176,7 +176,7 @@ fn a_dead_server_is_an_error() {
     assert_eq!(fixture.output("echo again"), "again");
 }
 
-fn children(parent: u32) -> Vec<i32> {
+pub(crate) fn children(parent: u32) -> Vec<i32> {
     fs_err::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
         .unwrap()
         .split_whitespace()

@@ -9,6 +9,7 @@
 mod fixture;
 mod isolation;
 mod life;
+mod limits;
 mod mounts;
 mod probe;
 mod steps;
@@ -34,8 +35,12 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(life::SLEEP) {
         life::sleep(&words[0]);
     }
+    if std::env::args().nth(1).as_deref() == Some(limits::SLEEP) {
+        limits::sleep(&words[0]);
+    }
     let mut failed = 0;
-    let tests = [isolation::TESTS, life::TESTS, mounts::TESTS, steps::TESTS].concat();
+    let tests =
+        [isolation::TESTS, life::TESTS, limits::TESTS, mounts::TESTS, steps::TESTS].concat();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))

@@ -1,16 +1,16 @@
-//! What keeps a step from exhausting the machine, without cgroups: those are rarely writable.
+//! What keeps a step from exhausting the machine where no limit was asked for, without control
+//! groups: those are rarely writable.
 
 use std::io;
 
 /// The most processes and threads of a step at once.
-const TASKS: u32 = 16 * 1024;
+pub(super) const TASKS: u64 = 16 * 1024;
 
 /// Bounds the number of processes in the calling process's pid namespace, and in those below it.
 ///
-/// Since Linux 6.14 each pid namespace has a limit of its own; before, the file sets that of the
-/// whole machine and must not be touched.
+/// Where it has none of its own, a control group does it if it can.
 pub(super) fn limit_tasks() -> io::Result<()> {
-    if version(&rustix::system::uname().release().to_string_lossy()) < (6, 14) {
+    if !has_own_limit() {
         return Ok(());
     }
     match fs_err::write("/proc/sys/kernel/pid_max", TASKS.to_string()) {
@@ -19,6 +19,12 @@ pub(super) fn limit_tasks() -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         result => result,
     }
+}
+
+/// Whether a pid namespace has a limit of its own, as since Linux 6.14; before, the file sets that
+/// of the whole machine and must not be touched.
+pub(super) fn has_own_limit() -> bool {
+    version(&rustix::system::uname().release().to_string_lossy()) >= (6, 14)
 }
 
 /// Returns how many processes the kernel has killed for want of memory since the machine started.

@@ -1,98 +1,327 @@
-//! `--cgroup-parent`: a step in a control group of its own below the one that was asked for.
+//! Control groups: a step in one of its own, where one was asked for (`--cgroup-parent`) or a limit
+//! needs one (`--memory`, `--cpus`, …).
 //!
-//! The supervisor enters the group before it starts the step, which is born in it; when the step
-//! has ended, the supervisor goes back to where it was and removes what it made. Version 2 and all
-//! hierarchies of version 1 that are mounted are treated alike (cgroups(7)). Without the flag
-//! nothing is written: steps stay in rbuild's own group, and its limits hold for them.
+//! The server finds out once a build where groups can be made ([`Places`]); each supervisor makes
+//! its step's below that, goes in, starts the step, which is born there, and comes out again: so
+//! nothing of rbuild itself counts against the limits, or is killed for them. When the step has
+//! ended, the supervisor removes the group. Both versions are treated (cgroups(7)). Where nothing
+//! asks for a group none is made: steps stay in rbuild's own, and its limits hold for them.
+
+mod delegate;
+mod hierarchy;
+mod setting;
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+use self::delegate::Moved;
+use self::hierarchy::{Hierarchy, Version};
+use self::setting::Controller;
 use super::message::{Failure, OrFail};
+use crate::sandbox::resources::Resources;
 
-/// A group that this process is in. Left with [`Group::leave`].
-pub(super) struct Group {
-    places: Vec<Place>,
+/// What the groups of a build are called begins so; the rest no two share.
+const PREFIX: &str = "rbuild-";
+
+/// How often a group is made anew that another rbuild took for one left behind.
+const ATTEMPTS: usize = 8;
+
+/// What control groups are wanted for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    /// `--cgroup-parent`
+    pub(super) parent: Option<String>,
+    /// The limits.
+    pub(super) resources: Resources,
 }
 
-/// The group in one hierarchy.
-struct Place {
-    /// Where this process was before.
-    before: PathBuf,
-    /// The folders that were made, highest first.
+impl Wanted {
+    /// Whether there is anything to do.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.parent.is_none() && self.resources.is_unlimited()
+    }
+}
+
+/// Where the groups of steps are made. Ended with [`Places::leave`].
+#[derive(Debug)]
+pub(super) struct Places {
+    wanted: Wanted,
+    list: Vec<Place>,
+    /// Folders that were made above the groups of steps, highest first.
     made: Vec<PathBuf>,
+    moved: Option<Moved>,
 }
 
-/// A mounted hierarchy of control groups.
-#[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
-    /// Where it is mounted.
-    root: PathBuf,
-    /// The group of this process in it, relative to `root`.
+/// The place in one hierarchy.
+#[derive(Debug)]
+struct Place {
+    version: Version,
+    /// The group below which those of steps are made.
+    parent: PathBuf,
+    /// The group that this process is in.
     own: PathBuf,
+    controllers: Vec<Controller>,
 }
 
-impl Group {
-    /// Makes a group of this process below `parent` in every hierarchy, and enters it.
-    pub(super) fn enter(parent: &str) -> Result<Self, Failure> {
-        let what = || format!("cannot use the control group `{parent}`");
-        let relative = relative(parent).ok_or_else(|| {
-            Failure::refusal(format!("`{parent}` is not the path of a control group"))
-        })?;
-        let mounts = fs_err::read_to_string("/proc/self/mountinfo").or_fail(what)?;
-        let groups = fs_err::read_to_string("/proc/self/cgroup").or_fail(what)?;
-        let hierarchies = hierarchies(&mounts, &groups);
-        if hierarchies.is_empty() {
-            return Err(Failure::refusal(format!("{}: no hierarchy is mounted", what())));
+impl Places {
+    /// Finds, or makes, the places for what is `wanted`, and removes what a killed rbuild left there.
+    pub(super) fn find(wanted: Wanted) -> Result<Self, Failure> {
+        let what = || "cannot look at the control groups";
+        let hierarchies = hierarchy::mounted().or_fail(what)?;
+        let relative = wanted
+            .parent
+            .as_deref()
+            .map(|parent| {
+                relative(parent).ok_or_else(|| {
+                    Failure::refusal(format!("`{parent}` is not the path of a control group"))
+                })
+            })
+            .transpose()?;
+        let mut places = Self { wanted, list: Vec::new(), made: Vec::new(), moved: None };
+        let mut missing: Vec<Controller> = Controller::ALL
+            .into_iter()
+            .filter(|controller| controller.flag(&places.wanted.resources).is_some())
+            .collect();
+        // A controller is in one hierarchy; the ones of version 1 say which they have.
+        let (one, two): (Vec<_>, Vec<_>) =
+            hierarchies.into_iter().partition(|one| one.version != Version::Two);
+        for hierarchy in one.into_iter().chain(two) {
+            let has = available(&hierarchy);
+            let (controllers, rest) =
+                missing.into_iter().partition(|one| has.iter().any(|name| name == one.name()));
+            missing = rest;
+            if relative.is_some() || !controllers.is_empty() {
+                let found = places.add(hierarchy, relative.as_deref(), controllers);
+                if let Err(failure) = found {
+                    places.leave();
+                    return Err(failure);
+                }
+            }
         }
-        // This process is the first of its namespace, so its number tells it from no other.
-        let unique = fs_err::read_to_string("/proc/sys/kernel/random/uuid").or_fail(what)?;
-        let name = format!("rbuild-{}", unique.trim());
-        let mut group = Self { places: Vec::new() };
-        for Hierarchy { root, own } in hierarchies {
-            let mut place = Place { before: root.join(own), made: Vec::new() };
-            let entered = place.make(&root, &relative.join(&name)).and_then(|folder| join(&folder));
-            group.places.push(place);
-            if let Err(error) = entered {
-                group.leave();
-                return Err(error).or_fail(what).map_err(|failure| {
-                    failure.with_hint("`--cgroup-parent` needs control groups that are writable")
+        if let Some(flag) = missing.first().and_then(|one| one.flag(&places.wanted.resources)) {
+            let name = missing[0].name();
+            places.leave();
+            return Err(Failure::refusal(format!(
+                "`{flag}` cannot be kept: no control groups for `{name}` are mounted here"
+            ))
+            .with_hint(HINT));
+        }
+        if places.list.is_empty() {
+            return Err(Failure::refusal(
+                "`--cgroup-parent` cannot be kept: no control groups are mounted here",
+            )
+            .with_hint(HINT));
+        }
+        Ok(places)
+    }
+
+    /// What these places were found for.
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    fn add(
+        &mut self,
+        hierarchy: Hierarchy,
+        relative: Option<&Path>,
+        controllers: Vec<Controller>,
+    ) -> Result<(), Failure> {
+        let Hierarchy { root, mut own, version } = hierarchy;
+        let flag = controllers
+            .first()
+            .and_then(|controller| controller.flag(&self.wanted.resources))
+            .unwrap_or("--cgroup-parent");
+        let what = || format!("`{flag}` cannot be kept: no control group can be made");
+        let parent = match (relative, &version) {
+            (Some(relative), version) => {
+                let parent = self.make(&root, relative);
+                let enabled = parent.and_then(|parent| {
+                    if *version == Version::Two {
+                        delegate::enable(&root, &parent, &controllers)?;
+                    }
+                    Ok(parent)
                 });
+                enabled.or_fail(what).map_err(hint)?
             }
-        }
-        Ok(group)
+            (None, Version::One(_)) => own.clone(),
+            (None, Version::Two) => {
+                let (parent, moved) =
+                    delegate::place(&root, &own, &controllers).or_fail(what).map_err(hint)?;
+                if let Some(moved) = moved {
+                    moved.leaf().clone_into(&mut own);
+                    self.moved = Some(moved);
+                }
+                parent
+            }
+        };
+        sweep(&parent);
+        self.list.push(Place { version, parent, own, controllers });
+        Ok(())
     }
 
-    /// Goes back to where this process was, and removes the group.
-    pub(super) fn leave(self) {
-        for place in self.places {
-            // A group that cannot be left cannot be removed; it holds nothing but this process.
-            let _ = join(&place.before);
-            for folder in place.made.iter().rev() {
-                let _ = fs_err::remove_dir(folder);
-            }
-        }
-    }
-}
-
-impl Place {
     /// Makes the group `path` below `root`, and what is missing above it.
     fn make(&mut self, root: &Path, path: &Path) -> io::Result<PathBuf> {
         let mut folder = root.to_owned();
         for component in path.components() {
             let above = folder.clone();
             folder.push(component);
-            match fs_err::create_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made?;
-                    self.made.push(folder.clone());
-                }
+            if make_group(&above, &folder)? {
+                self.made.push(folder.clone());
             }
-            inherit_cpus(&above, &folder)?;
         }
         Ok(folder)
     }
+
+    /// Removes what [`Places::find`] made, when no step runs any more.
+    pub(super) fn leave(self) {
+        // What is in use by somebody else stays, and what is gone is gone.
+        for folder in self.made.iter().rev() {
+            let _ = fs_err::remove_dir(folder);
+        }
+        if let Some(moved) = self.moved {
+            moved.back();
+        }
+    }
+}
+
+/// The group of one step. Ended with [`Group::remove`].
+#[derive(Debug)]
+pub(super) struct Group {
+    folders: Vec<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
+    folder: PathBuf,
+    own: PathBuf,
+    /// Where the kernel counts whom it killed for want of memory, if this group limits it.
+    killed: Option<&'static str>,
+}
+
+impl Group {
+    /// Makes a group in every place, sets its limits, and enters it.
+    pub(super) fn enter(places: &Places) -> Result<Self, Failure> {
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            let mut group = Self { folders: Vec::new() };
+            match group.make(places) {
+                Ok(()) => return Ok(group),
+                Err(failure) => {
+                    group.come_out();
+                    group.remove();
+                    let vanished = matches!(failure.errno, Some(libc::ENOENT | libc::ENODEV));
+                    if !vanished || attempts.next().is_none() {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    fn make(&mut self, places: &Places) -> Result<(), Failure> {
+        let unique = fs_err::read_to_string("/proc/sys/kernel/random/uuid")
+            .or_fail(|| "cannot name a control group")?;
+        for place in &places.list {
+            let folder = place.parent.join(format!("{PREFIX}{}", unique.trim()));
+            let flags: Vec<_> = place
+                .controllers
+                .iter()
+                .filter_map(|controller| controller.flag(&places.wanted.resources))
+                .collect();
+            let flag = flags.first().copied().unwrap_or("--cgroup-parent");
+            let what = || format!("`{flag}` cannot be kept: no control group can be made");
+            make_group(&place.parent, &folder).or_fail(what).map_err(hint)?;
+            let killed =
+                place.controllers.contains(&Controller::Memory).then_some(match place.version {
+                    Version::One(_) => "memory.oom_control",
+                    Version::Two => "memory.events",
+                });
+            self.folders.push(Made { folder: folder.clone(), own: place.own.clone(), killed });
+            for controller in &place.controllers {
+                for setting in controller.settings(&places.wanted.resources, &place.version) {
+                    let file = folder.join(setting.file);
+                    match fs_err::write(&file, &setting.value) {
+                        Err(_) if !setting.asked => {}
+                        written => written.or_fail(|| {
+                            format!(
+                                "`{}` cannot be kept: the kernel does not take `{}` as `{}`",
+                                setting.flag, setting.value, setting.file
+                            )
+                        })?,
+                    }
+                }
+            }
+            join(&folder).or_fail(|| {
+                format!("`{flag}` cannot be kept: a step cannot enter its control group")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Puts this process back to where it was; what it started stays in the group.
+    pub(super) fn come_out(&self) {
+        for made in &self.folders {
+            // A group that cannot be left cannot be removed; it then holds nothing but this process.
+            let _ = join(&made.own);
+        }
+    }
+
+    /// Whether it limits memory, and so counts whom that killed.
+    pub(super) fn limits_memory(&self) -> bool {
+        self.folders.iter().any(|made| made.killed.is_some())
+    }
+
+    /// How many processes of the group were killed for want of memory.
+    pub(super) fn killed_for_memory(&self) -> u64 {
+        let count = |made: &Made| -> Option<u64> {
+            let text = fs_err::read_to_string(made.folder.join(made.killed?)).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        };
+        self.folders.iter().filter_map(count).sum()
+    }
+
+    /// Removes the group, which nothing is in any more.
+    pub(super) fn remove(self) {
+        for made in self.folders {
+            // If something is in it all the same, a later build removes it.
+            let _ = fs_err::remove_dir(made.folder);
+        }
+    }
+}
+
+const HINT: &str = "limits need control groups that rbuild may write to: run it as root, as a user \
+    under systemd by `systemd-run --user --scope -p Delegate=yes rbuild …`, or in a container to \
+    which /sys/fs/cgroup is given writable";
+
+fn hint(failure: Failure) -> Failure {
+    match failure.errno {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::EBUSY) => failure.with_hint(HINT),
+        _ => failure,
+    }
+}
+
+/// The names of the controllers that `hierarchy` has.
+fn available(hierarchy: &Hierarchy) -> Vec<String> {
+    match &hierarchy.version {
+        Version::One(names) => names.clone(),
+        Version::Two => {
+            // A hierarchy that cannot be read has none that could be used.
+            let names = fs_err::read_to_string(hierarchy.root.join("cgroup.controllers"));
+            names.unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect()
+        }
+    }
+}
+
+/// Makes the group `folder` below `above` unless it is there. Says whether it was made.
+fn make_group(above: &Path, folder: &Path) -> io::Result<bool> {
+    let made = match fs_err::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true)?,
+    };
+    inherit_cpus(above, folder)?;
+    Ok(made)
 }
 
 /// A new group of version 1's `cpuset` has no processors and no memory, and takes no process.
@@ -115,6 +344,18 @@ fn join(folder: &Path) -> io::Result<()> {
     fs_err::write(folder.join("cgroup.procs"), "0")
 }
 
+/// Removes the groups below `parent` that an rbuild made which was killed together with all that
+/// would have tidied up. One with something in it cannot be removed, so none that is in use is; who
+/// loses one before it goes in makes another.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs_err::read_dir(parent) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let _ = fs_err::remove_dir(entry.path());
+        }
+    }
+}
+
 /// The path of a group below the root of a hierarchy; none when it leads elsewhere.
 fn relative(parent: &str) -> Option<PathBuf> {
     let mut path = PathBuf::new();
@@ -126,38 +367,6 @@ fn relative(parent: &str) -> Option<PathBuf> {
         }
     }
     Some(path)
-}
-
-/// The hierarchies in `mounts` (`proc_pid_mountinfo(5)`) of which `groups` (`proc_pid_cgroup(5)`) says
-/// where this process is.
-fn hierarchies(mounts: &str, groups: &str) -> Vec<Hierarchy> {
-    let own = |controllers: &str| {
-        groups.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (here, path) = (fields.next()?, fields.next()?);
-            (here == controllers).then(|| PathBuf::from(path.trim_start_matches('/')))
-        })
-    };
-    let hierarchy = |line: &str| {
-        let (place, kind) = line.split_once(" - ")?;
-        let root = place.split(' ').nth(4)?;
-        let mut kind = kind.split(' ');
-        let (file_system, options) = (kind.next()?, kind.nth(1)?);
-        let own = match file_system {
-            "cgroup2" => own(""),
-            "cgroup" => groups
-                .lines()
-                .filter_map(|line| line.split(':').nth(1))
-                .find(|controllers| {
-                    let named = |name: &str| options.split(',').any(|option| option == name);
-                    !controllers.is_empty() && controllers.split(',').all(named)
-                })
-                .and_then(own),
-            _ => None,
-        };
-        Some(Hierarchy { root: root.into(), own: own? })
-    };
-    mounts.lines().filter_map(hierarchy).collect()
 }
 
 #[cfg(test)]
@@ -173,24 +382,5 @@ mod tests {
         check("a.slice", Some("a.slice"));
         check("./a//b/", Some("a/b"));
         check("/a/../../b", None);
-    }
-
-    #[test]
-    fn both_versions_are_found() {
-        let mounts = "\
-25 30 0:23 / /proc rw,relatime - proc proc rw
-31 30 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
-32 30 0:27 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,name=systemd
-33 30 0:28 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-34 30 0:29 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
-";
-        let groups = "9:name=systemd:/\n3:cpu,cpuacct:/a/b\n0::/u\n";
-        let expected = [
-            ("/sys/fs/cgroup/cpu,cpuacct", "a/b"),
-            ("/sys/fs/cgroup/systemd", ""),
-            ("/sys/fs/cgroup/unified", "u"),
-        ]
-        .map(|(root, own)| Hierarchy { root: root.into(), own: own.into() });
-        assert_eq!(hierarchies(mounts, groups), expected);
     }
 }

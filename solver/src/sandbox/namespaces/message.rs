@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Wanted;
 use crate::graph::NetworkMode;
 use crate::sandbox::{ExitStatus, ProcessSpec, SandboxError};
 
@@ -25,6 +26,8 @@ use crate::sandbox::{ExitStatus, ProcessSpec, SandboxError};
 pub(super) struct Start {
     /// Which network the step needs.
     pub(super) network: NetworkMode,
+    /// The control groups it needs.
+    pub(super) groups: Wanted,
 }
 
 /// What the step's supervisor reads.

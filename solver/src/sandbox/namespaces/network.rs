@@ -65,6 +65,14 @@ impl Network {
         Self::Host(reasons.join("; "))
     }
 
+    /// Ends it.
+    pub(super) fn stop(self) {
+        if let Self::Own(own) = self {
+            // It may be gone already.
+            let _ = rustix::process::pidfd_send_signal(&own.keeper, Signal::KILL);
+        }
+    }
+
     /// Whether it still works.
     pub(super) fn is_alive(&self) -> bool {
         match self {

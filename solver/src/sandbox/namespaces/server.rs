@@ -19,12 +19,14 @@ use rustix::fs::{CWD, MemfdFlags, SealFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
+use super::cgroup::{Places, Wanted};
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors, Start};
 use super::network::Network;
-use super::supervisor::supervise;
+use super::supervisor::{Lent, supervise};
 use super::syscalls::{self, Cloned};
 use super::{bounds, file_system};
 use crate::graph::NetworkMode;
+use crate::sandbox::resources::Resources;
 use crate::sandbox::seccomp;
 
 /// The first argument that makes rbuild a sandbox server.
@@ -98,6 +100,7 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let filter = seccomp::default_filter();
     let killed_before = bounds::killed_for_memory();
     let mut network = None;
+    let mut groups = Groups::default();
     let mut told = false;
     while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
@@ -115,35 +118,75 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
             // A step that cannot be told cannot tell either.
             let _ = rustix::io::write(&descriptors.stderr, line.as_bytes());
         }
-        let started = match obstacle {
+        let ready = match obstacle {
             Some(failure) => Err(failure.clone()),
-            None => syscalls::clone_process(UnshareFlags::NEWPID)
-                .or_fail(|| "cannot start a step")
-                .map_err(hint_at_privileges),
+            None => groups.places(start.groups),
         };
+        let started = ready.and_then(|places| {
+            let cloned = syscalls::clone_process(UnshareFlags::NEWPID)
+                .or_fail(|| "cannot start a step")
+                .map_err(hint_at_privileges)?;
+            Ok((cloned, places))
+        });
         match started {
-            Ok(Cloned::Child) => {
-                supervise_alone(socket, descriptors, &filter, network.as_ref(), killed_before)
+            Ok((Cloned::Child, groups)) => {
+                let network = network.as_ref();
+                let lent = Lent { filter: &filter, network, groups, killed_before };
+                supervise_alone(socket, descriptors, &lent)
             }
-            Ok(Cloned::Parent(_)) => {}
+            Ok((Cloned::Parent(_), _)) => {}
             Err(failure) => {
                 // When nobody listens any more, nobody wants to know.
                 let _ = message::send(descriptors.control.as_fd(), &Report::Failed(failure), &[]);
             }
         }
     }
+    // Supervisors hear of rbuild's end as this process does. It waits for them, since they would
+    // die with it, and what they tidy up would stay.
+    if let Some(network) = network {
+        network.stop();
+    }
+    syscalls::wait_for_children();
+    groups.leave();
     Ok(())
 }
 
-fn supervise_alone(
-    socket: OwnedFd,
-    descriptors: RequestDescriptors,
-    filter: &[libc::sock_filter],
-    network: Option<&Network>,
-    killed_before: u64,
-) -> ! {
+/// Where control groups are made, found when a step first needs them.
+#[derive(Default)]
+struct Groups(Vec<Places>);
+
+impl Groups {
+    fn places(&mut self, mut wanted: Wanted) -> Result<Option<&Places>, Failure> {
+        if wanted.resources.pids.is_none() && !bounds::has_own_limit() {
+            let bounded = Resources { pids: Some(bounds::TASKS), ..wanted.resources.clone() };
+            let bounded = Wanted { resources: bounded, ..wanted.clone() };
+            // Nobody asked for this one: where it cannot be, the machine's own holds.
+            if self.find(&bounded).is_ok() {
+                wanted = bounded;
+            }
+        }
+        if wanted.is_nothing() {
+            return Ok(None);
+        }
+        self.find(&wanted)?;
+        Ok(self.0.iter().find(|places| *places.wanted() == wanted))
+    }
+
+    fn find(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        if !self.0.iter().any(|places| places.wanted() == wanted) {
+            self.0.push(Places::find(wanted.clone())?);
+        }
+        Ok(())
+    }
+
+    fn leave(self) {
+        self.0.into_iter().for_each(Places::leave);
+    }
+}
+
+fn supervise_alone(socket: OwnedFd, descriptors: RequestDescriptors, lent: &Lent<'_>) -> ! {
     drop(socket);
-    supervise(descriptors, filter, network, killed_before);
+    supervise(descriptors, lent);
     std::process::exit(0)
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Group;
+use super::cgroup::{Group, Places};
 use super::message::{
     self, Failure, OrFail, Report, Request, RequestDescriptors, read_from_memory, socket_pair,
 };
@@ -33,17 +33,22 @@ enum Word {
     Failed(Failure),
 }
 
-/// Runs one step to its end and reports on it. `killed_before` is how many processes the kernel
-/// had killed for want of memory when the build began.
-pub(super) fn supervise(
-    descriptors: RequestDescriptors,
-    filter: &[libc::sock_filter],
-    network: Option<&Network>,
-    killed_before: u64,
-) {
+/// What the server has made for all steps.
+pub(super) struct Lent<'a> {
+    /// The filter of system calls.
+    pub(super) filter: &'a [libc::sock_filter],
+    /// The shared network, once there is one.
+    pub(super) network: Option<&'a Network>,
+    /// Where this step's control group is made, if it needs one.
+    pub(super) groups: Option<&'a Places>,
+    /// How many processes the kernel had killed for want of memory when the build began.
+    pub(super) killed_before: u64,
+}
+
+/// Runs one step to its end and reports on it.
+pub(super) fn supervise(descriptors: RequestDescriptors, lent: &Lent<'_>) {
     let RequestDescriptors { request, stdout, stderr, control } = descriptors;
-    let report = run(request, stdout, stderr, control.as_fd(), filter, network, killed_before)
-        .unwrap_or_else(Report::Failed);
+    let report = run(request, stdout, stderr, control.as_fd(), lent).unwrap_or_else(Report::Failed);
     // When nobody listens any more, nobody wants to know.
     let _ = message::send(control.as_fd(), &report, &[]);
 }
@@ -53,9 +58,7 @@ fn run(
     stdout: OwnedFd,
     stderr: OwnedFd,
     control: BorrowedFd<'_>,
-    filter: &[libc::sock_filter],
-    network: Option<&Network>,
-    killed_before: u64,
+    lent: &Lent<'_>,
 ) -> Result<Report, Failure> {
     // The server's end takes this process with it, and so the step.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -64,30 +67,41 @@ fn run(
     bounds::limit_tasks().or_fail(|| "cannot limit the number of processes")?;
     let mut request: Request =
         read_from_memory(request).or_fail(|| "cannot read the step's data")?;
-    if let Some(Network::Own(network)) = network
+    if let Some(Network::Own(network)) = lent.network
         && request.process.network == NetworkMode::Default
     {
         // The step's process comes after, and `/sys` shows the network of who mounts it.
         network.enter().or_fail(|| "cannot enter the network")?;
         request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
     }
-    let group = match request.process.cgroup_parent.as_deref() {
-        Some(parent) if !parent.is_empty() => Some(Group::enter(parent)?),
-        Some(_) | None => None,
-    };
     let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
     let namespaces = namespaces(request.process.network);
-    match syscalls::clone_process(namespaces).or_fail(|| "cannot make namespaces for a step")? {
-        Cloned::Child => {
-            let Err(failure) = inside(&request, filter, stdout, stderr, word_inside.as_fd());
+    let group = lent.groups.map(Group::enter).transpose()?;
+    let cloned = syscalls::clone_process(namespaces);
+    if let (Some(group), Ok(Cloned::Parent(_)) | Err(_)) = (&group, &cloned) {
+        group.come_out();
+    }
+    match cloned {
+        Err(error) => {
+            group.into_iter().for_each(Group::remove);
+            Err(error).or_fail(|| "cannot make namespaces for a step")
+        }
+        Ok(Cloned::Child) => {
+            let Err(failure) = inside(&request, lent.filter, stdout, stderr, word_inside.as_fd());
             let _ = message::send(word_inside.as_fd(), &Word::Failed(failure), &[]);
             std::process::exit(125);
         }
-        Cloned::Parent(step) => {
+        Ok(Cloned::Parent(step)) => {
             drop((request, stdout, stderr, word_inside));
-            let report = watch(&step, word, control, killed_before);
+            // A group of the step's own tells; otherwise somebody on this machine was killed, and
+            // if the command says that one of its children was, it was that.
+            let killed = |by_signal| match &group {
+                Some(group) if group.limits_memory() => group.killed_for_memory() > 0,
+                Some(_) | None => by_signal && bounds::killed_for_memory() > lent.killed_before,
+            };
+            let report = watch(&step, word, control, killed);
             if let Some(group) = group {
-                group.leave();
+                group.remove();
             }
             report
         }
@@ -128,7 +142,7 @@ fn watch(
     step: &OwnedFd,
     word: OwnedFd,
     control: BorrowedFd<'_>,
-    killed_before: u64,
+    killed_for_memory: impl FnOnce(bool) -> bool,
 ) -> Result<Report, Failure> {
     let mut stubs = Vec::new();
     let mut failure = None;
@@ -185,17 +199,20 @@ fn watch(
     }
     match (failure, status) {
         (Some(failure), _) => Ok(Report::Failed(failure)),
-        (None, Some(status)) => Ok(Report::Ended(exit_status(status, killed_before))),
+        (None, Some(status)) => Ok(Report::Ended(exit_status(status, killed_for_memory))),
         (None, None) => Err(Failure::refusal("the step vanished")),
     }
 }
 
-/// A command that was killed, or says that one of its children was, was killed for want of memory
-/// if any process was meanwhile.
-fn exit_status(status: rustix::process::WaitIdStatus, killed_before: u64) -> ExitStatus {
-    let killed = status.terminating_signal() == Some(Signal::KILL.as_raw())
+/// What a failed command failed of. `killed_for_memory` is told whether the command was killed, or
+/// says that one of its children was.
+fn exit_status(
+    status: rustix::process::WaitIdStatus,
+    killed_for_memory: impl FnOnce(bool) -> bool,
+) -> ExitStatus {
+    let by_signal = status.terminating_signal() == Some(Signal::KILL.as_raw())
         || status.exit_status() == Some(128 + Signal::KILL.as_raw());
-    if killed && bounds::killed_for_memory() > killed_before {
+    if status.exit_status() != Some(0) && killed_for_memory(by_signal) {
         return ExitStatus::OutOfMemory;
     }
     match (status.exit_status(), status.terminating_signal()) {

@@ -140,6 +140,12 @@ pub(super) fn forget_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Waits until every child has ended, having called [`forget_children`].
+pub(super) fn wait_for_children() {
+    // SAFETY: no memory is passed. Where children are forgotten it returns when none is left.
+    while unsafe { libc::waitpid(-1, ptr::null_mut(), 0) } > 0 {}
+}
+
 /// Closes all descriptors from `first` on, but for those named, which are sorted.
 pub(super) fn close_all_from(first: u32) -> io::Result<()> {
     // SAFETY: nothing in this process owns a descriptor from `first` on.
