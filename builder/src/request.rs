@@ -504,10 +504,13 @@ fn tags(tags: &[String]) -> Result<Vec<ImageRef>, UsageError> {
 fn platforms(named: &[String]) -> Result<Vec<Platform>, UsageError> {
     let mut platforms: Vec<Platform> = Vec::new();
     for name in named.iter().flat_map(|names| names.split(',')) {
-        let platform: Platform = name.trim().parse().map_err(|_| {
-            let reason = "expected os/arch[/variant], such as linux/amd64";
-            UsageError::value("--platform", name, reason)
-        })?;
+        let platform = match name.trim() {
+            "local" => Platform::host(),
+            name => name.parse().map_err(|_| {
+                let reason = "expected os/arch[/variant], such as linux/amd64";
+                UsageError::value("--platform", name, reason)
+            })?,
+        };
         if !platforms.contains(&platform) {
             platforms.push(platform);
         }
@@ -690,6 +693,7 @@ mod tests {
         let two = ["linux/amd64", "linux/arm64"];
         assert_eq!(platforms("--platform linux/x86_64,linux/arm64 --platform linux/amd64"), two);
         assert_eq!(platforms("").len(), 1);
+        assert_eq!(platforms("--platform local"), [Platform::host().to_string()]);
     }
 
     #[test]

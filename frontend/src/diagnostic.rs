@@ -173,7 +173,7 @@ pub fn did_you_mean<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) 
             best = Some((distance, option));
         }
     }
-    best.map(|(_, option)| option)
+    best.map(|(_, option)| option).filter(|option| !option.is_empty())
 }
 
 /// Words that differ from their first to their last letter, and are so long, are no misspellings.

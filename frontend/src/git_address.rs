@@ -27,16 +27,16 @@ pub struct GitAddress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GitAddressError {
     /// A part of the query that nobody knows.
-    #[error("unexpected query `{0}`")]
+    #[error("unexpected query {0:?}")]
     UnknownQuery(String),
     /// `?ref=`
-    #[error("query `{0}` has no value")]
+    #[error("query {0:?} has no value")]
     NoValue(String),
     /// `?ref=a&ref=b`
-    #[error("query `{0}` has multiple values")]
+    #[error("query {0:?} has multiple values")]
     ManyValues(String),
     /// `?submodules=perhaps`
-    #[error("invalid {key} value: `{value}`")]
+    #[error("invalid {key} value: {value:?}")]
     Value {
         /// The key.
         key: String,
@@ -44,7 +44,7 @@ pub enum GitAddressError {
         value: String,
     },
     /// The fragment and the query say different things.
-    #[error("{key} conflicts: `{one}` vs `{other}`")]
+    #[error("{key} conflicts: {one:?} vs {other:?}")]
     Conflict {
         /// What they say it about.
         key: &'static str,
@@ -322,12 +322,12 @@ mod tests {
             let error = GitAddress::parse(&format!("https://h/a.git?{query}")).unwrap();
             assert_eq!(error.unwrap_err().to_string(), expected, "{query}");
         };
-        check("rev=1", "unexpected query `rev`");
-        check("ref=", "query `ref` has no value");
-        check("ref=a&ref=b", "query `ref` has multiple values");
-        check("submodules=perhaps", "invalid submodules value: `perhaps`");
-        check("mtime=now", "invalid mtime value: `now`");
+        check("rev=1", r#"unexpected query "rev""#);
+        check("ref=", r#"query "ref" has no value"#);
+        check("ref=a&ref=b", r#"query "ref" has multiple values"#);
+        check("submodules=perhaps", r#"invalid submodules value: "perhaps""#);
+        check("mtime=now", r#"invalid mtime value: "now""#);
         check("tag=a&branch=b", "branch conflicts with tag");
-        check("ref=a#b", "ref conflicts: `b` vs `a`");
+        check("ref=a#b", r#"ref conflicts: "b" vs "a""#);
     }
 }

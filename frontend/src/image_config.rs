@@ -208,7 +208,7 @@ impl ImageConfig {
         let variant = (!self.variant.is_empty()).then_some(self.variant.as_str());
         let mut platform = Platform::new(&self.os, &self.architecture, variant);
         platform.os_version = (!self.os_version.is_empty()).then(|| self.os_version.clone());
-        platform
+        platform.with_features(self.os_features.clone())
     }
 
     /// Says that the image is for `platform`.
@@ -217,6 +217,7 @@ impl ImageConfig {
         self.architecture.clone_from(&platform.architecture);
         self.variant = platform.variant.clone().unwrap_or_default();
         self.os_version = platform.os_version.clone().unwrap_or_default();
+        self.os_features.clone_from(&platform.os_features);
     }
 }
 

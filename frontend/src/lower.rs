@@ -205,6 +205,9 @@ fn finish_platform(config: &mut ImageConfig, options: &BuildOptions) {
         if wanted.os_version.is_some() || !same {
             config.os_version = wanted.os_version.clone().unwrap_or_default();
         }
+        if !wanted.os_features.is_empty() {
+            config.os_features.clone_from(&wanted.os_features);
+        }
     } else if config.os.is_empty() {
         config.set_platform(options.target_platform());
     }

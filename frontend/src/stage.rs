@@ -461,7 +461,9 @@ impl<'a> Planner<'a> {
                 }
             }
             let mut new_sources = false;
-            for index in &reachable {
+            // As in BuildKit, checking all stages does not bring in the triggers of those that
+            // the target does not need.
+            for index in &self.needed(target) {
                 new_sources |= self.add_triggers(*index)?;
             }
             if !new_sources {
@@ -473,11 +475,16 @@ impl<'a> Planner<'a> {
     }
 
     fn reachable(&self, target: StageIndex) -> BTreeSet<StageIndex> {
+        if self.options.all_stages {
+            return (0..self.stages.len()).collect();
+        }
+        self.needed(target)
+    }
+
+    /// The stages that `target` needs, itself included.
+    fn needed(&self, target: StageIndex) -> BTreeSet<StageIndex> {
         let mut reachable = BTreeSet::new();
         let mut open = vec![target];
-        if self.options.all_stages {
-            open.extend(0..self.stages.len());
-        }
         while let Some(index) = open.pop() {
             if reachable.insert(index) {
                 let stage = &self.stages[index];

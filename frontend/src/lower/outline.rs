@@ -209,7 +209,14 @@ impl Lowering<'_> {
             };
             // What cannot be expanded was refused before.
             let needs = default.and_then(|default| lexer.expand_text(default, &NoEnv).ok());
-            let needs = needs.map(|needs| needs.unmatched).unwrap_or_default();
+            let mut needs = needs.map(|needs| needs.unmatched).unwrap_or_default();
+            needs.retain(|needed| self.plan.globals.get(needed).is_some());
+            // An ARG that adds to an earlier one of its name needs what that one needs.
+            if needs.remove(name)
+                && let Some((_, earlier)) = arguments.get(name)
+            {
+                needs.extend(BTreeSet::clone(earlier));
+            }
             let value = self.plan.globals.get(name);
             arguments.insert(name.to_owned(), (argument(declaration, value, span), needs));
         }

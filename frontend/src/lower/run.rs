@@ -29,6 +29,9 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         let origin = &command.statement.origin;
         self.refuse_unless_allowed(run, origin)?;
+        if matches!(&run.command, CommandLine::Exec(words) if words.is_empty()) {
+            return Err(Diagnostic::error("arguments are required", origin.span));
+        }
         let mounts = {
             let mut expander = self.expander(state, origin, self.lexer);
             run.mounts(&mut *expander)?
