@@ -3,9 +3,14 @@
 mod build;
 mod completion;
 mod du;
+mod go_template;
+mod history;
 mod images;
 mod inspect;
+mod list_format;
+mod load;
 mod login;
+mod save;
 mod table;
 mod transfer;
 
@@ -25,11 +30,13 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
         Command::Check(arguments) => build::check(&cli.global, arguments, environment),
         Command::Images(arguments) => images::list(&cli.global, arguments, environment),
         Command::Inspect(arguments) => inspect::inspect(&cli.global, arguments, environment),
-        Command::History(arguments) => inspect::history(&cli.global, arguments, environment),
+        Command::History(arguments) => history::run(&cli.global, arguments, environment),
         Command::Tag(arguments) => images::tag(&cli.global, arguments, environment),
         Command::Rmi(arguments) => images::remove(&cli.global, arguments, environment),
         Command::Push(arguments) => transfer::push(&cli.global, arguments, environment),
         Command::Pull(arguments) => transfer::pull(&cli.global, arguments, environment),
+        Command::Save(arguments) => save::run(&cli.global, arguments, environment),
+        Command::Load(arguments) => load::run(&cli.global, arguments, environment),
         Command::Login(arguments) => login::login(&cli.global, arguments, environment),
         Command::Logout(arguments) => login::logout(&cli.global, arguments, environment),
         Command::Du(arguments) => du::run(&cli.global, arguments, environment),

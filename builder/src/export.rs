@@ -4,6 +4,7 @@
 //! of attributes are BuildKit's (exporter/containerimage/exptypes/keys.go, exporter/local/fs.go);
 //! one that an exporter does not know is refused by name.
 
+mod archive;
 mod attributes;
 mod destination;
 mod docker;
@@ -21,6 +22,7 @@ use rbuild_cache::digest::Digest;
 use rbuild_cache::layout::LayoutError;
 use rbuild_cache::oci::{Descriptor, ImageRef};
 use rbuild_cache::snapshot::SnapshotError;
+use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
 use rbuild_cache::view::ViewError;
 use rbuild_solver::image_source::{ImageSourceError, UnpackError};
@@ -28,9 +30,13 @@ use rbuild_solver::progress::{Reporter, Task};
 
 use crate::image::{BuiltImage, ImageError, ImageOptions};
 use crate::image_source::Images;
-use crate::request::{BuildRequest, OutputKind, OutputSpec, UsageError};
+use crate::request::{BuildRequest, Destination, OutputKind, OutputSpec, UsageError};
+
+pub(crate) use archive::ImageArchive;
+pub(crate) use layout::called;
 
 use attributes::Attributes;
+use destination::DestinationWriter;
 
 /// Sends a result somewhere.
 #[async_trait]
@@ -147,6 +153,17 @@ pub fn exporter(
     };
     attributes.finish()?;
     Ok(exporter)
+}
+
+/// Writes an archive of local images.
+pub(crate) fn save(
+    archive: &ImageArchive,
+    state: &StateFolder,
+    destination: &Destination,
+) -> Result<(), ExportError> {
+    let mut out = DestinationWriter::create(destination)?;
+    archive.write(state, &mut out)?;
+    Ok(out.finish()?)
 }
 
 /// When an image was made, for the annotation that says so.

@@ -184,7 +184,7 @@ pub fn media_type(bytes: &[u8]) -> MediaType {
 
 /// The image for `platform`: the one that serves it best, the first of equals. What names no
 /// platform may be anything, and is taken when nothing else is there.
-fn choose<'a>(
+pub fn choose<'a>(
     manifests: &'a [Descriptor],
     platform: &Platform,
 ) -> Result<&'a Descriptor, DocumentError> {
@@ -211,14 +211,14 @@ fn choose<'a>(
 }
 
 /// Provenance and SBOMs stand in the index beside the images that they are about.
-fn is_attestation(descriptor: &Descriptor) -> bool {
+pub fn is_attestation(descriptor: &Descriptor) -> bool {
     let kind = descriptor.annotations.get("vnd.docker.reference.type");
     kind.is_some_and(|kind| kind == "attestation-manifest")
         || descriptor.platform.as_ref().is_some_and(|p| p.os == "unknown")
 }
 
 /// The platform (if it names one) and the diff ids of a config.
-fn read_config(
+pub fn read_config(
     descriptor: &Descriptor,
     bytes: &[u8],
 ) -> Result<(Option<Platform>, Vec<DiffId>), DocumentError> {
@@ -231,6 +231,12 @@ fn read_config(
     let platform =
         named.then(|| Platform::new(&config.os, &config.architecture, config.variant.as_deref()));
     Ok((platform, config.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default()))
+}
+
+/// Checks that a config is one of an image with the layers of `manifest`.
+pub fn check_config(manifest: &Manifest, config: &[u8]) -> Result<(), DocumentError> {
+    let (_, diff_ids) = read_config(&manifest.config, config)?;
+    pair(&manifest.layers, &diff_ids).map(drop)
 }
 
 fn pair(layers: &[Descriptor], diff_ids: &[DiffId]) -> Result<Vec<ImageLayer>, DocumentError> {

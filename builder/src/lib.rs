@@ -10,6 +10,7 @@ pub mod error;
 pub mod export;
 pub mod http;
 pub mod image;
+pub mod image_archive;
 pub mod image_document;
 pub mod image_source;
 pub mod image_transfer;

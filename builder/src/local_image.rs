@@ -106,6 +106,30 @@ pub fn names(state: &StateFolder) -> Result<BTreeMap<String, Descriptor>, LocalI
     Ok(state.layout().images()?)
 }
 
+/// A name as people write it: `debian:bookworm`, not `docker.io/library/debian:bookworm`.
+pub fn familiar(name: &str) -> String {
+    let parsed: Result<ImageRef, _> = name.parse();
+    parsed.map_or_else(|_| name.to_owned(), |name| name.familiar())
+}
+
+/// A name in its two parts. A digest behind it is left out.
+pub fn repository_and_tag(name: &str) -> (String, Option<String>) {
+    let name = name.split('@').next().unwrap_or_default();
+    // A colon before a slash belongs to the host: its port.
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => {
+            (repository.to_owned(), Some(tag.to_owned()))
+        }
+        Some(_) | None => (name.to_owned(), None),
+    }
+}
+
+/// All names of `image`, sorted; names that are none are left out.
+pub fn names_of(state: &StateFolder, image: &LocalImage) -> Result<Vec<ImageRef>, LocalImageError> {
+    let same = names(state)?.into_iter().filter(|(_, root)| root.digest == image.root.digest);
+    Ok(same.filter_map(|(name, _)| name.parse().ok()).collect())
+}
+
 /// What `text` names in the store: an image's name, or the beginning (at least four digits) of its
 /// ID or digest.
 pub fn find(state: &StateFolder, text: &str) -> Result<LocalImage, LocalImageError> {
@@ -185,8 +209,12 @@ impl LocalImage {
 
     /// The name as people write it.
     pub fn familiar(&self) -> String {
-        let parsed: Result<ImageRef, _> = self.name.parse();
-        parsed.map_or_else(|_| self.name.clone(), |name| name.familiar())
+        familiar(&self.name)
+    }
+
+    /// The name as people write it, in its two parts.
+    pub fn repository_and_tag(&self) -> (String, Option<String>) {
+        repository_and_tag(&self.familiar())
     }
 }
 

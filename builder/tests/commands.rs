@@ -17,7 +17,8 @@ fn an_image_is_listed_shown_named_and_unnamed() {
 
     let run = |arguments: &[&str]| rbuild.command().args(arguments).succeeds().stdout;
     let id = rbuild.build(&context).args(["-q", "-t", "sample:v1"]).succeeds().stdout;
-    assert_eq!(run(&["images", "-q"]), id);
+    assert_eq!(run(&["images", "-q", "--no-trunc"]), id);
+    assert_eq!(run(&["images", "-q"]).trim(), &id["sha256:".len()..][..12]);
     let listed: Value = serde_json::from_str(&run(&["images", "--json"])).unwrap();
     assert_eq!(listed["name"], "docker.io/library/sample:v1");
 
@@ -29,18 +30,62 @@ fn an_image_is_listed_shown_named_and_unnamed() {
     }
     let history = run(&["history", "--no-trunc", "sample:v1"]);
     let lines: Vec<&str> = history.lines().collect();
-    assert!(lines[1].ends_with("ENV A=b"), "{history}");
-    assert!(lines[2].ends_with("RUN /bin/sh -c echo one > /one # buildkit"), "{history}");
+    assert!(lines[0].starts_with("IMAGE "), "{history}");
+    assert!(lines[1].starts_with(id.trim()) && lines[1].contains(" ENV A=b "), "{history}");
+    assert!(lines[2].contains(" RUN /bin/sh -c echo one > /one # buildkit "), "{history}");
     assert!(run(&["du"]).contains("RUN echo one > /one"));
 
     run(&["tag", "sample:v1", "example.org/other:v2"]);
-    assert_eq!(run(&["images", "-q"]), id.repeat(2));
-    run(&["rmi", "sample:v1"]);
-    assert_eq!(run(&["images", "-q"]), id);
+    let all = ["images", "-q", "--no-trunc"];
+    assert_eq!(run(&all), id.repeat(2));
+    assert_eq!(run(&["rmi", "sample:v1"]), "Untagged: sample:v1\n");
+    assert_eq!(run(&all), id);
     rbuild.command().args(["inspect", "sample:v1"]).exits(1).assert_stderr_has(&["sample:v1"]);
     rbuild.command().args(["rmi", "sample:v1"]).exits(1);
     run(&["rmi", short]);
     assert_eq!(run(&["images", "-q"]), "");
+}
+
+#[test]
+fn lists_have_dockers_columns_filters_and_templates() {
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\nENV X=y\n")]);
+    let build = rbuild.command().args(["build", "-q", "-t", "one:v1", "-t", "me/two:v2"]);
+    build.arg(context.path()).succeeds();
+    let run = |arguments: &[&str]| rbuild.command().args(arguments).succeeds().stdout;
+    let heading = run(&["images"]).lines().next().unwrap().to_owned();
+    assert_eq!(
+        heading.split_whitespace().collect::<Vec<_>>(),
+        ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+    );
+    let names = |filter: &[&str]| {
+        let format = ["images", "--format", "{{.Repository}}:{{.Tag}}"];
+        run(&[&format[..], filter].concat())
+    };
+    assert_eq!(names(&["one"]), "one:v1\n");
+    assert_eq!(names(&["-f", "reference=me/*:v*"]), "me/two:v2\n");
+    assert_eq!(names(&["-f", "label=a=c"]), "");
+    assert_eq!(names(&["-f", "label=a=b", "-f", "reference=one"]), "one:v1\n");
+    assert_eq!(names(&["-f", "dangling=true"]), "");
+    rbuild.command().args(["images", "-f", "colour=red"]).exits(2).assert_stderr_has(&[
+        "invalid value `colour=red` for `--filter`",
+        "reference, label, dangling",
+    ]);
+    let row: Value =
+        serde_json::from_str(run(&["images", "--format", "json", "one"]).trim()).unwrap();
+    assert_eq!((&row["Repository"], &row["Tag"]), (&"one".into(), &"v1".into()));
+    assert_eq!(
+        run(&["inspect", "-f", "{{json .RepoTags}}", "one:v1"]),
+        "[\"one:v1\",\"me/two:v2\"]\n"
+    );
+    assert_eq!(run(&["inspect", "-f", "{{index .Config.Labels \"a\"}}", "one:v1"]), "b\n");
+    rbuild
+        .command()
+        .args(["inspect", "-f", "{{.Nope}}", "one:v1"])
+        .exits(2)
+        .assert_stderr_has(&["there is no field `Nope`; fields are: Id, RepoTags"]);
+    let table = run(&["history", "--format", "table {{.CreatedBy}}\\t{{.Size}}", "one:v1"]);
+    assert!(table.starts_with("CREATED BY"), "{table}");
 }
 
 #[test]

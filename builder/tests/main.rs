@@ -20,6 +20,7 @@ mod rbuild;
 mod registry;
 mod token_server;
 
+mod archives;
 mod bad_input;
 mod bases;
 mod caching;

@@ -1,15 +1,45 @@
-//! `rbuild images`, `tag` and `rmi`: the names in the local store.
+//! `rbuild images`, `tag` and `rmi`: the names in the local store, listed as `docker images` does.
+
+mod filter;
 
 use rbuild_cache::oci::ImageRef;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::table::Table;
+use super::list_format::Listing;
+use super::table::{ago, human_size};
 use super::{lines, print, settings, tell};
 use crate::cli::{GlobalArgs, ImagesArgs, RmiArgs, TagArgs};
 use crate::error::{BuildError, ErrorKind};
 use crate::local_image::{self, LocalImage, LocalImageError, LocalPlatform};
-use crate::progress;
-use crate::request::Environment;
+use crate::request::{Environment, Settings};
+
+use filter::Filters;
+
+/// Docker's fields (docker/cli, `cli/command/formatter/image.go`), and the platforms.
+const HEADINGS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("VirtualSize", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("Platform", "PLATFORM"),
+];
+
+const LISTING: Listing = Listing {
+    headings: HEADINGS,
+    table: r"{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+};
+
+const WITH_DIGESTS: Listing = Listing {
+    headings: HEADINGS,
+    table: r"{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+};
 
 /// Lists the images.
 pub(super) fn list(
@@ -27,26 +57,49 @@ pub(super) fn list(
             Err(error) => tell(&as_warning(error.into()).draw(settings.colors)),
         }
     }
-    if arguments.quiet {
-        return print(&lines(images.iter().map(LocalImage::id)));
+    let filters = Filters::parse(&arguments.filter, arguments.image.as_deref(), &state, &settings)?;
+    images.retain(|image| filters.match_image(image));
+    // The newest first; names decide among equals.
+    images.sort_by_key(|image| std::cmp::Reverse(created(image)));
+    let id = |image: &LocalImage| {
+        if arguments.no_trunc { image.id().to_string() } else { image.id().short() }
+    };
+    if arguments.quiet && arguments.format.is_none() {
+        return print(&lines(images.iter().map(id)));
     }
     if arguments.json {
         return print(&lines(images.iter().map(as_json)));
     }
-    let mut table = Table::new(["NAME", "IMAGE ID", "PLATFORM", "CREATED", "SIZE"]);
-    for image in &images {
-        let platforms: Vec<String> =
-            image.platforms.iter().map(|platform| platform.platform().to_string()).collect();
-        let created = image.platforms.first().and_then(LocalPlatform::created);
-        table.row([
-            image.familiar(),
-            image.id().short(),
-            platforms.join(","),
-            created.map_or("-".to_owned(), |time| super::table::ago(time, settings.now)),
-            progress::bytes(image.size()),
-        ]);
-    }
-    print(&table.draw())
+    let rows: Vec<Value> = images.iter().map(|image| row(image, &id(image), &settings)).collect();
+    let listing = if arguments.digests { WITH_DIGESTS } else { LISTING };
+    print(&listing.draw(arguments.format.as_deref(), &rows)?)
+}
+
+fn created(image: &LocalImage) -> Option<jiff::Timestamp> {
+    image.platforms.first().and_then(LocalPlatform::created)
+}
+
+fn row(image: &LocalImage, id: &str, settings: &Settings) -> Value {
+    let (repository, tag) = image.repository_and_tag();
+    let created = created(image);
+    let platforms: Vec<String> =
+        image.platforms.iter().map(|platform| platform.platform().to_string()).collect();
+    json!({
+        "ID": id,
+        "Repository": repository,
+        "Tag": tag.unwrap_or_else(|| "<none>".into()),
+        "Digest": image.root.digest,
+        "CreatedSince": created.map_or("N/A".to_owned(), |time| ago(time, settings.now)),
+        "CreatedAt": created.map_or("N/A".to_owned(), |time| {
+            format!("{} +0000 UTC", time.strftime("%Y-%m-%d %H:%M:%S"))
+        }),
+        "Size": human_size(image.size()),
+        "Containers": "N/A",
+        "VirtualSize": human_size(image.size()),
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
+        "Platform": platforms.join(","),
+    })
 }
 
 fn as_warning(mut error: BuildError) -> BuildError {
@@ -54,7 +107,7 @@ fn as_warning(mut error: BuildError) -> BuildError {
     error
 }
 
-fn as_json(image: &LocalImage) -> serde_json::Value {
+fn as_json(image: &LocalImage) -> Value {
     let platforms: Vec<String> =
         image.platforms.iter().map(|platform| platform.platform().to_string()).collect();
     json!({
@@ -93,7 +146,7 @@ pub(super) fn remove(
         let name = parsed.map_or_else(|_| text.clone(), |name| name.to_string());
         let removed = state.layout().remove(&name).map_err(LocalImageError::Layout)?;
         if removed.is_some() {
-            print(&format!("removed {text}\n"))?;
+            print(&format!("Untagged: {}\n", local_image::familiar(&name)))?;
             continue;
         }
         // By its ID, an image loses all its names.
@@ -102,10 +155,11 @@ pub(super) fn remove(
                 for (name, root) in local_image::names(&state)? {
                     if root.digest == image.root.digest {
                         state.layout().remove(&name).map_err(LocalImageError::Layout)?;
-                        print(&format!("removed {name}\n"))?;
+                        print(&format!("Untagged: {}\n", local_image::familiar(&name)))?;
                     }
                 }
             }
+            Err(_) if arguments.force => {}
             Err(error) => problems.extend(BuildError::from(error).problems),
         }
     }

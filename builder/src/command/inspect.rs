@@ -1,14 +1,13 @@
-//! `rbuild inspect` and `rbuild history`: what an image of the local store consists of.
+//! `rbuild inspect`: what an image of the local store consists of.
 
-use rbuild_cache::oci::Platform;
+use rbuild_cache::oci::{ImageRef, Platform};
 use serde_json::{Value, json};
 
-use super::table::{Table, ago};
+use super::go_template::GoTemplate;
 use super::{print, settings};
-use crate::cli::{GlobalArgs, HistoryArgs, InspectArgs};
+use crate::cli::{GlobalArgs, InspectArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
 use crate::local_image::{self, LocalImage, LocalPlatform};
-use crate::progress;
 use crate::request::{Environment, UsageError};
 
 /// Shows images as `docker image inspect` does, one object for each platform, with the digests and
@@ -18,27 +17,54 @@ pub(super) fn inspect(
     arguments: &InspectArgs,
     environment: &Environment,
 ) -> Result<(), BuildError> {
+    let wrong = |error: super::go_template::TemplateError| {
+        let format = arguments.format.clone().unwrap_or_default();
+        UsageError::value("--format", format, error.to_string())
+    };
+    let template = match arguments.format.as_deref() {
+        None | Some("json") => None,
+        Some(format) => Some(GoTemplate::parse(format).map_err(wrong)?),
+    };
     let state = local_image::open(&settings(global, environment)?)?;
     let wanted = platform(arguments.platform.as_deref())?;
     let mut objects = Vec::new();
     for text in &arguments.images {
         let image = local_image::find(&state, text)?;
+        let names = local_image::names_of(&state, &image)?;
         for platform in chosen(&image, wanted.as_ref())? {
-            objects.push(object(&image, platform));
+            objects.push(object(&image, &names, platform));
         }
     }
-    print(&format!("{:#}\n", Value::Array(objects)))
+    let text = match (template, &arguments.format) {
+        (Some(template), _) => {
+            let line = |object| Ok(template.run(object)? + "\n");
+            let lines: Result<String, _> = objects.iter().map(line).collect();
+            lines.map_err(wrong)?
+        }
+        (None, Some(_)) => format!("{}\n", Value::Array(objects)),
+        (None, None) => format!("{:#}\n", Value::Array(objects)),
+    };
+    print(&text)
 }
 
-fn object(image: &LocalImage, platform: &LocalPlatform) -> Value {
+fn object(image: &LocalImage, names: &[ImageRef], platform: &LocalPlatform) -> Value {
     let (config, manifest) = (&platform.config, &platform.manifest);
     let empty = Value::Array(Vec::new());
+    let by_digest = |name: &ImageRef| {
+        let (repository, _) = local_image::repository_and_tag(&name.familiar());
+        format!("{repository}@{}", image.root.digest)
+    };
+    let mut digests: Vec<String> = names.iter().map(by_digest).collect();
+    digests.dedup();
     json!({
         "Id": manifest.config.digest,
-        "RepoTags": [image.familiar()],
+        "RepoTags": names.iter().map(ImageRef::familiar).collect::<Vec<_>>(),
+        "RepoDigests": digests,
         "Digest": image.root.digest,
+        "Descriptor": image.root,
         "Manifest": platform.descriptor,
         "Created": config["created"],
+        "Comment": last_comment(config),
         "Author": config["author"].as_str().unwrap_or_default(),
         "Architecture": config["architecture"],
         "Variant": config["variant"].as_str().unwrap_or_default(),
@@ -52,52 +78,13 @@ fn object(image: &LocalImage, platform: &LocalPlatform) -> Value {
     })
 }
 
-/// Shows how an image came about, the newest step first.
-pub(super) fn history(
-    global: &GlobalArgs,
-    arguments: &HistoryArgs,
-    environment: &Environment,
-) -> Result<(), BuildError> {
-    let settings = settings(global, environment)?;
-    let state = local_image::open(&settings)?;
-    let wanted = platform(arguments.platform.as_deref())?;
-    let image = local_image::find(&state, &arguments.image)?;
-    let platforms = chosen(&image, wanted.as_ref())?;
-    let Some(platform) = platforms.first() else { return Ok(()) };
-    let mut table = Table::new(["CREATED", "SIZE", "CREATED BY"]);
-    let mut layers = platform.manifest.layers.iter();
-    let mut rows = Vec::new();
-    for entry in platform.config["history"].as_array().map_or(&[][..], Vec::as_slice) {
-        let created = entry["created"].as_str().and_then(|text| text.parse().ok());
-        let size = match entry["empty_layer"].as_bool() {
-            Some(true) => 0,
-            _ => layers.next().map_or(0, |layer| layer.size),
-        };
-        let by = entry["created_by"].as_str().unwrap_or_default();
-        rows.push([
-            created.map_or("-".to_owned(), |time| ago(time, settings.now)),
-            progress::bytes(size),
-            if arguments.no_trunc { by.to_owned() } else { shortened(by) },
-        ]);
-    }
-    // An image without history still has layers.
-    rows.extend(
-        layers.map(|layer| ["-".to_owned(), progress::bytes(layer.size), layer.digest.to_string()]),
-    );
-    rows.into_iter().rev().for_each(|row| table.row(row));
-    print(&table.draw())
+fn last_comment(config: &Value) -> &str {
+    let last = config["history"].as_array().and_then(|entries| entries.last());
+    last.and_then(|entry| entry["comment"].as_str()).unwrap_or_default()
 }
 
-/// The first 72 characters on one line.
-fn shortened(text: &str) -> String {
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(71) {
-        Some((end, _)) if end + 1 < line.len() => format!("{}…", &line[..end]),
-        _ => line,
-    }
-}
-
-fn platform(text: Option<&str>) -> Result<Option<Platform>, BuildError> {
+/// Reads `--platform`.
+pub(super) fn platform(text: Option<&str>) -> Result<Option<Platform>, BuildError> {
     let parse = |text: &str| {
         text.parse().map_err(|_| {
             let reason = "expected os/arch[/variant], such as linux/amd64";
@@ -108,7 +95,7 @@ fn platform(text: Option<&str>) -> Result<Option<Platform>, BuildError> {
 }
 
 /// The platforms of `image` that are meant: the one asked for, or all.
-fn chosen<'a>(
+pub(super) fn chosen<'a>(
     image: &'a LocalImage,
     wanted: Option<&Platform>,
 ) -> Result<Vec<&'a LocalPlatform>, BuildError> {
@@ -127,16 +114,4 @@ fn chosen<'a>(
         ..Problem::default()
     };
     Err(BuildError::new(ErrorKind::Failed, problem))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_commands_are_shortened() {
-        assert_eq!(shortened("RUN a\n  b"), "RUN a b");
-        assert_eq!(shortened(&"é".repeat(100)).chars().count(), 72);
-        assert_eq!(shortened(&"x".repeat(72)).chars().count(), 72);
-    }
 }

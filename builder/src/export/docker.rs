@@ -2,16 +2,15 @@
 //! go by its `manifest.json`. Without a destination, an engine loads it at once (`--load`).
 
 use std::io::{self, Read};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use async_trait::async_trait;
-use rbuild_cache::oci::{Descriptor, ImageRef, Manifest};
+use rbuild_cache::oci::{ImageRef, Manifest};
 use rbuild_cache::state::StateFolder;
-use serde_json::json;
 
 use super::attributes::Attributes;
-use super::destination::DestinationWriter;
-use super::{Around, ExportError, Exported, Exporter, blocking, created, layout};
+use super::{Around, ExportError, Exported, Exporter, ImageArchive};
+use super::{blocking, created, layout, save};
 use crate::image::{self, BuiltImage, ImageOptions, WrittenImage};
 use crate::request::{BuildRequest, Destination, UsageError};
 
@@ -38,6 +37,25 @@ impl DockerExporter {
     }
 }
 
+impl DockerExporter {
+    fn archive(
+        &self,
+        written: &WrittenImage,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<ImageArchive, ExportError> {
+        let mut archive = ImageArchive::default();
+        let manifests = written.manifests.iter().map(|(descriptor, _)| descriptor);
+        let names = layout::named(written, &self.names, created(built, &self.options));
+        archive.add(written.blobs.iter().chain(manifests), names);
+        let (_, bytes) = written.manifests.first().expect("an image has a manifest");
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(io::Error::other)?;
+        let config = around.images.state().blobs().read(&manifest.config)?;
+        archive.list(&manifest, &config, &self.names);
+        Ok(archive)
+    }
+}
+
 #[async_trait]
 impl Exporter for DockerExporter {
     fn title(&self) -> String {
@@ -55,90 +73,49 @@ impl Exporter for DockerExporter {
         }
         let written = image::write(&around.images, built, &self.options, &around.task).await?;
         image::fetch_layers(&around.images, &written, &around.task).await?;
-        let names = layout::named(&written, &self.names, created(built, &self.options));
+        let archive = self.archive(&written, built, around)?;
         let exported = Exported {
             image: Some(written.root.clone()),
             config: written.config,
             names: self.names.clone(),
         };
-        let repo_tags = self.names.iter().map(ImageRef::familiar).collect();
-        let archive = Archive { state: around.images.state().clone(), written, names, repo_tags };
-        let destination = self.destination.clone();
+        let (state, destination) = (around.images.state().clone(), self.destination.clone());
         blocking(move || match destination {
-            Some(Destination::Folder(folder)) => {
-                layout::write_folder(&archive.state, &archive.written, archive.names, &folder)
-            }
-            Some(destination) => {
-                let mut out = DestinationWriter::create(&destination)?;
-                archive.write(&mut out)?;
-                Ok(out.finish()?)
-            }
-            None => archive.load(),
+            Some(Destination::Folder(folder)) => archive.write_folder(&state, &folder),
+            Some(destination) => save(&archive, &state, &destination),
+            None => load(&archive, &state),
         })
         .await?;
         Ok(exported)
     }
 }
 
-struct Archive {
-    state: StateFolder,
-    written: WrittenImage,
-    names: Vec<Descriptor>,
-    repo_tags: Vec<String>,
-}
-
-impl Archive {
-    fn write(self, out: impl io::Write) -> Result<(), ExportError> {
-        let list = manifest_list(&self.written, &self.repo_tags)?;
-        let more = [("manifest.json", list)];
-        layout::write_tar(&self.state, &self.written, self.names, &more, out)
-    }
-
-    /// Hands the archive to the engine that is installed.
-    fn load(self) -> Result<(), ExportError> {
-        for program in ["docker", "podman"] {
-            let mut command = Command::new(program);
-            command.arg("load").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            let mut engine = match command.spawn() {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                spawned => spawned?,
-            };
-            let stdin = engine.stdin.take().expect("it is piped");
-            let mut stderr = engine.stderr.take().expect("it is piped");
-            // Read beside, so that a talkative engine is never stuck.
-            let said = std::thread::spawn(move || {
-                let mut said = String::new();
-                // What cannot be read cannot be shown; the exit code says enough.
-                let _ = stderr.read_to_string(&mut said);
-                said
-            });
-            let sent = self.send(stdin);
-            let status = engine.wait()?;
-            let said = said.join().unwrap_or_default();
-            if !status.success() {
-                return Err(ExportError::Load(format!("{program}: {}", said.trim())));
-            }
-            return sent;
+/// Hands the archive to the engine that is installed.
+fn load(archive: &ImageArchive, state: &StateFolder) -> Result<(), ExportError> {
+    for program in ["docker", "podman"] {
+        let mut command = Command::new(program);
+        command.arg("load").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut engine = match command.spawn() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            spawned => spawned?,
+        };
+        let stdin = engine.stdin.take().expect("it is piped");
+        let mut stderr = engine.stderr.take().expect("it is piped");
+        // Read beside, so that a talkative engine is never stuck.
+        let said = std::thread::spawn(move || {
+            let mut said = String::new();
+            // What cannot be read cannot be shown; the exit code says enough.
+            let _ = stderr.read_to_string(&mut said);
+            said
+        });
+        // Closing the pipe at the end tells the engine that it has all.
+        let sent = archive.write(state, io::BufWriter::with_capacity(256 << 10, stdin));
+        let status = engine.wait()?;
+        let said = said.join().unwrap_or_default();
+        if !status.success() {
+            return Err(ExportError::Load(format!("{program}: {}", said.trim())));
         }
-        Err(ExportError::Load("neither `docker` nor `podman` is installed".into()))
+        return sent;
     }
-
-    /// Closes the pipe at the end, which tells the engine that it has all.
-    fn send(self, stdin: ChildStdin) -> Result<(), ExportError> {
-        self.write(io::BufWriter::with_capacity(256 << 10, stdin))
-    }
-}
-
-/// `manifest.json` (moby, image/tarexport).
-fn manifest_list(written: &WrittenImage, repo_tags: &[String]) -> Result<Vec<u8>, ExportError> {
-    let (_, bytes) = written.manifests.last().expect("an image has a manifest");
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(io::Error::other)?;
-    let path = |blob: &Descriptor| format!("blobs/sha256/{}", blob.digest.hex());
-    let layers: Vec<String> = manifest.layers.iter().map(path).collect();
-    let list = json!([{
-        "Config": path(&manifest.config),
-        "RepoTags": repo_tags,
-        "Layers": layers,
-    }]);
-    Ok(serde_json::to_vec(&list).expect("it has string keys only"))
+    Err(ExportError::Load("neither `docker` nor `podman` is installed".into()))
 }

@@ -27,14 +27,16 @@ pub(super) fn named(image: &WrittenImage, names: &[ImageRef], created: i64) -> V
     if names.is_empty() {
         return vec![root];
     }
-    let name = |name: &ImageRef| {
-        let mut root = root.clone();
-        let tag = name.tag().map_or_else(|| name.to_string(), str::to_owned);
-        root.annotations.insert(CONTAINERD_NAME.into(), name.to_string());
-        root.annotations.insert(REF_NAME.into(), tag);
-        root
-    };
-    names.iter().map(name).collect()
+    names.iter().map(|name| called(&root, name)).collect()
+}
+
+/// The descriptor by which a layout's index calls an image `name`, as containerd has it.
+pub(crate) fn called(root: &Descriptor, name: &ImageRef) -> Descriptor {
+    let mut root = root.clone();
+    let tag = name.tag().map_or_else(|| name.to_string(), str::to_owned);
+    root.annotations.insert(CONTAINERD_NAME.into(), name.to_string());
+    root.annotations.insert(REF_NAME.into(), tag);
+    root
 }
 
 fn index_of(manifests: Vec<Descriptor>) -> Vec<u8> {
@@ -47,25 +49,63 @@ fn index_of(manifests: Vec<Descriptor>) -> Vec<u8> {
     serde_json::to_vec(&index).expect("an index has string keys only")
 }
 
-/// All that an image's blobs are: configs, layers, manifests.
-fn all_blobs(image: &WrittenImage) -> BTreeMap<String, &Descriptor> {
-    let manifests = image.manifests.iter().map(|(descriptor, _)| descriptor);
-    let blobs = image.blobs.iter().chain(manifests);
-    blobs.map(|blob| (blob.digest.hex(), blob)).collect()
+/// What a layout holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LayoutContent {
+    /// Configs, layers and manifests, by the hexadecimal digits of their digests.
+    blobs: BTreeMap<String, Descriptor>,
+    /// What its index names.
+    images: Vec<Descriptor>,
 }
 
-/// Writes the image as a tar. `more` are further files at its top, by name.
+impl LayoutContent {
+    /// One image, named by `images`.
+    pub(super) fn of(written: &WrittenImage, images: Vec<Descriptor>) -> Self {
+        let mut content = Self::default();
+        let manifests = written.manifests.iter().map(|(descriptor, _)| descriptor);
+        content.add(written.blobs.iter().chain(manifests), images);
+        content
+    }
+
+    /// Adds what an image consists of, and the descriptors by which the index names it.
+    pub(super) fn add<'a>(
+        &mut self,
+        blobs: impl IntoIterator<Item = &'a Descriptor>,
+        images: impl IntoIterator<Item = Descriptor>,
+    ) {
+        self.blobs.extend(blobs.into_iter().map(|blob| (blob.digest.hex(), blob.clone())));
+        for image in images {
+            if !self.images.contains(&image) {
+                self.images.push(image);
+            }
+        }
+    }
+
+    /// The blobs that are written. A layer that is to be had elsewhere only (a foreign one) is left
+    /// out where it was never fetched.
+    fn written(&self, state: &StateFolder) -> Result<Vec<(&str, &Descriptor)>, ExportError> {
+        let mut written = Vec::with_capacity(self.blobs.len());
+        for (hex, blob) in &self.blobs {
+            let elsewhere = matches!(blob.media_type, MediaType::Foreign(_));
+            if !elsewhere || state.blobs().contains_whole(blob)? {
+                written.push((hex.as_str(), blob));
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// Writes the layout as a tar. `more` are further files at its top, by name.
 pub(super) fn write_tar(
     state: &StateFolder,
-    image: &WrittenImage,
-    names: Vec<Descriptor>,
+    content: &LayoutContent,
     more: &[(&str, Vec<u8>)],
     out: impl Write,
 ) -> Result<(), ExportError> {
     let mut tar = TarWriter::new(out);
     tar.entry(&entry("blobs", TarKind::Folder, 0o755))?;
     tar.entry(&entry("blobs/sha256", TarKind::Folder, 0o755))?;
-    for (hex, blob) in all_blobs(image) {
+    for (hex, blob) in content.written(state)? {
         let size = blob.size;
         tar.entry(&entry(&format!("blobs/sha256/{hex}"), TarKind::File { size }, 0o444))?;
         let mut reader = state.blobs().reader(blob)?;
@@ -75,7 +115,8 @@ pub(super) fn write_tar(
             return Err(io::Error::other(format!("blob `{}` changed", blob.digest)).into());
         }
     }
-    let mut files = vec![("index.json", index_of(names)), ("oci-layout", LAYOUT.to_vec())];
+    let mut files =
+        vec![("index.json", index_of(content.images.clone())), ("oci-layout", LAYOUT.to_vec())];
     files.extend(more.iter().map(|(name, bytes)| (*name, bytes.clone())));
     files.sort_unstable_by_key(|(name, _)| *name);
     for (name, bytes) in files {
@@ -92,18 +133,18 @@ fn entry(path: &str, kind: TarKind, mode: u32) -> TarEntry {
     TarEntry { path, kind, mode, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() }
 }
 
-/// Adds the image to the layout in `folder`, which is made if it is missing. Images that are there
-/// stay, but for their names where this one has the same.
+/// Adds the images to the layout in `folder`, which is made if it is missing. Images that are there
+/// stay, but for their names where a new one has the same.
 pub(super) fn write_folder(
     state: &StateFolder,
-    image: &WrittenImage,
-    names: Vec<Descriptor>,
+    content: &LayoutContent,
     folder: &Path,
 ) -> Result<(), ExportError> {
+    let names = &content.images;
     let blobs = folder.join("blobs/sha256");
     fs_err::create_dir_all(&blobs)?;
-    for (hex, blob) in all_blobs(image) {
-        let place = blobs.join(&hex);
+    for (hex, blob) in content.written(state)? {
+        let place = blobs.join(hex);
         if fs_err::metadata(&place).is_ok_and(|there| there.len() == blob.size) {
             continue;
         }
@@ -125,7 +166,7 @@ pub(super) fn write_folder(
         names.iter().all(|new| new.digest != old.digest || new.annotations.get(REF_NAME) != name)
             && (name.is_none() || names.iter().all(|new| new.annotations.get(REF_NAME) != name))
     });
-    manifests.extend(names);
+    manifests.extend(names.iter().cloned());
     replace(&folder.join("oci-layout"), |file| file.write_all(LAYOUT))?;
     replace(&index, |file| file.write_all(&index_of(manifests)))?;
     Ok(())

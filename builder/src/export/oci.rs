@@ -5,6 +5,7 @@ use rbuild_cache::oci::ImageRef;
 
 use super::attributes::Attributes;
 use super::destination::DestinationWriter;
+use super::layout::LayoutContent;
 use super::{Around, ExportError, Exported, Exporter, blocking, created, layout};
 use crate::image::{self, BuiltImage, ImageOptions};
 use crate::request::{BuildRequest, Destination, UsageError};
@@ -47,11 +48,12 @@ impl Exporter for OciExporter {
             names: self.names.clone(),
         };
         let (state, destination) = (around.images.state().clone(), self.destination.clone());
+        let content = LayoutContent::of(&written, names);
         blocking(move || match &destination {
-            Destination::Folder(folder) => layout::write_folder(&state, &written, names, folder),
+            Destination::Folder(folder) => layout::write_folder(&state, &content, folder),
             Destination::File(_) | Destination::Stdout => {
                 let mut out = DestinationWriter::create(&destination)?;
-                layout::write_tar(&state, &written, names, &[], &mut out)?;
+                layout::write_tar(&state, &content, &[], &mut out)?;
                 Ok(out.finish()?)
             }
         })

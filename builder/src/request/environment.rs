@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 /// What the process was started with.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says something of its own")]
 pub struct Environment {
     /// The environment variables.
     pub variables: BTreeMap<OsString, OsString>,
@@ -20,6 +21,8 @@ pub struct Environment {
     pub root: bool,
     /// The number of processors it may use.
     pub processors: std::num::NonZeroUsize,
+    /// Whether stdin is a terminal.
+    pub stdin_is_terminal: bool,
     /// Whether stdout is a terminal.
     pub stdout_is_terminal: bool,
     /// Whether stderr is a terminal.
@@ -35,6 +38,7 @@ impl Environment {
             now: SystemTime::now(),
             root: rustix::process::geteuid().is_root(),
             processors: std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN),
+            stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
         }
@@ -65,6 +69,7 @@ impl Environment {
             now: SystemTime::UNIX_EPOCH,
             root: false,
             processors: std::num::NonZeroUsize::MIN,
+            stdin_is_terminal: false,
             stdout_is_terminal: false,
             stderr_is_terminal: false,
         }

@@ -1,0 +1,105 @@
+//! Docker's older form: `manifest.json` names configs and layers by path (moby, image/tarexport).
+//!
+//! It has no manifests. One is made of what there is, with OCI's media types; the config, and with
+//! it the image's ID, stays what it was.
+
+use std::collections::BTreeMap;
+
+use rbuild_cache::digest::{DiffId, Digest};
+use rbuild_cache::layer::{self, Compression, compress::Format, decompress};
+use rbuild_cache::oci::{Descriptor, ImageRef, Manifest, MediaType};
+use rbuild_cache::state::StateFolder;
+use serde::Deserialize;
+
+use super::entry::{Entries, Form, StoredFile};
+use super::{ArchiveError, ArchivedImage, syntax};
+use crate::image_document;
+
+/// One image of `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+/// The images that `list` names.
+pub(super) fn images(
+    state: &StateFolder,
+    list: &[u8],
+    entries: &Entries,
+) -> Result<Vec<ArchivedImage>, ArchiveError> {
+    let list: Vec<Listed> =
+        serde_json::from_slice(list).map_err(|error| syntax("manifest.json", &error))?;
+    if list.is_empty() {
+        return Err(ArchiveError::NoImages);
+    }
+    list.into_iter().map(|listed| image(state, listed, entries)).collect()
+}
+
+fn image(
+    state: &StateFolder,
+    listed: Listed,
+    entries: &Entries,
+) -> Result<ArchivedImage, ArchiveError> {
+    let file =
+        |path: &str| entries.file(path).ok_or_else(|| ArchiveError::Missing(path.to_owned()));
+    let config = file(&listed.config)?;
+    let config = Descriptor::new(MediaType::OciConfig, config.digest, config.size);
+    let bytes = state.blobs().read(&config)?;
+    let (platform, diff_ids) = image_document::read_config(&config, &bytes)?;
+    let paths = listed.layers.unwrap_or_default();
+    let mut manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MediaType::OciManifest),
+        config,
+        layers: Vec::with_capacity(paths.len()),
+        annotations: BTreeMap::new(),
+    };
+    for (position, path) in paths.iter().enumerate() {
+        let diff_id = diff_ids.get(position);
+        manifest.layers.push(layer(state, path, file(path)?, diff_id)?);
+    }
+    image_document::check_config(&manifest, &bytes)?;
+    let json = serde_json::to_vec(&manifest).expect("a manifest has string keys only");
+    state.blobs().put(&json)?;
+    let mut root = Descriptor::of(MediaType::OciManifest, &json);
+    root.platform = platform;
+    let tags = listed.repo_tags.unwrap_or_default();
+    // What is called `<none>:<none>` has no name.
+    let names: Vec<ImageRef> = tags.iter().filter_map(|tag| tag.parse().ok()).collect();
+    Ok(ArchivedImage { root, names, tag: None })
+}
+
+/// The layer as it is stored; that it is the one that the config names is checked.
+fn layer(
+    state: &StateFolder,
+    path: &str,
+    file: &StoredFile,
+    expected: Option<&DiffId>,
+) -> Result<Descriptor, ArchiveError> {
+    let stored = |media_type| Descriptor::new(media_type, file.digest, file.size);
+    let found = match file.form {
+        Form::Gzipped(diff_id) => diff_id,
+        Form::AsItCame(None) => DiffId(file.digest),
+        Form::AsItCame(Some(_)) => {
+            let (digest, _) = Digest::of_stream(decompress(state.blobs().open(&file.digest)?)?)?;
+            DiffId(digest)
+        }
+    };
+    if let Some(expected) = expected.filter(|expected| **expected != found) {
+        let (found, expected) = (found.to_string(), expected.to_string());
+        return Err(ArchiveError::DiffId { file: path.to_owned(), found, expected });
+    }
+    Ok(match file.form {
+        Form::Gzipped(_) | Form::AsItCame(Some(Format::Gzip)) => stored(MediaType::OciLayerGzip),
+        Form::AsItCame(Some(Format::Zstd)) => stored(MediaType::OciLayerZstd),
+        Form::AsItCame(None) => stored(MediaType::OciLayer),
+        // No registry knows these.
+        Form::AsItCame(Some(Format::Bzip2 | Format::Xz)) => {
+            let from = stored(MediaType::OciLayer);
+            layer::recompress(state, &from, &found, Compression::default())?.descriptor
+        }
+    })
+}
