@@ -2,8 +2,9 @@
 //! may answer in its place. It keeps what is pushed, checks it, and writes down what was asked.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,6 +44,11 @@ pub(crate) enum Reply {
     Reset,
     /// Nothing comes, for longer than anybody waits.
     Silence,
+    /// The same as without a fault, but after so many bytes of the body nothing comes until the
+    /// switch is on.
+    Held(usize, Arc<AtomicBool>),
+    /// The connection ends after so many bytes of the request's body; an upload keeps those.
+    TakesOnly(usize),
 }
 
 /// An answer without a body.
@@ -79,6 +85,8 @@ struct Contents {
     /// By `name/reference`.
     manifests: BTreeMap<String, (String, Vec<u8>)>,
     uploads: u64,
+    /// What came of uploads that are not complete, by path.
+    sessions: BTreeMap<String, Vec<u8>>,
 }
 
 impl FaultyRegistry {
@@ -166,6 +174,16 @@ impl FaultyRegistry {
         self.asked().iter().filter(|asked| asked.is_blob()).count()
     }
 
+    /// How often the bytes of that blob were asked for of which it was most often.
+    pub(crate) fn requests_a_blob(&self) -> usize {
+        let asked = self.asked();
+        let blobs = asked.iter().filter(|asked| asked.is_blob());
+        blobs
+            .map(|blob| asked.iter().filter(|a| a.is_blob() && a.path == blob.path).count())
+            .max()
+            .unwrap_or(0)
+    }
+
     /// The digest that a tag has here.
     pub(crate) fn tag(&self, name: &str) -> Option<Digest> {
         let (repository, tag) = name.rsplit_once(':').unwrap();
@@ -200,10 +218,17 @@ impl Shared {
         if let Some(Reply::Reset) = fault {
             return Ok(());
         }
-        let length = asked.headers.get("content-length").map_or(0, |v| v.parse().unwrap());
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+        if let Some(Reply::TakesOnly(most)) = fault {
+            let mut body = vec![0; most];
+            reader.read_exact(&mut body)?;
+            let path = path.split('?').next().unwrap();
+            let mut contents = self.contents.lock().unwrap();
+            contents.sessions.entry(path.to_owned()).or_default().extend(body);
+            return Ok(());
+        }
+        let body = read_body(&mut reader, &asked)?;
         let right = || self.answer(&asked, &body);
+        let mut held = None;
         let (status, headers, body, cut) = match fault {
             None => {
                 let (status, headers, body) = right();
@@ -225,7 +250,12 @@ impl Shared {
                 std::thread::sleep(Duration::from_mins(2));
                 return Ok(());
             }
-            Some(Reply::Reset) => unreachable!("it was handled above"),
+            Some(Reply::Held(length, ref switch)) => {
+                held = Some((length, Arc::clone(switch)));
+                let (status, headers, body) = right();
+                (status, headers, body, None)
+            }
+            Some(Reply::Reset | Reply::TakesOnly(_)) => unreachable!("they were handled above"),
         };
         write!(stream, "HTTP/1.1 {status} X\r\nconnection: close\r\n")?;
         if !headers.iter().any(|(name, _)| name == "content-length") {
@@ -235,7 +265,14 @@ impl Shared {
             write!(stream, "{name}: {value}\r\n")?;
         }
         stream.write_all(b"\r\n")?;
-        if asked.method != "HEAD" {
+        if let Some((length, switch)) = held {
+            stream.write_all(&body[..length])?;
+            stream.flush()?;
+            while !switch.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stream.write_all(&body[length..])?;
+        } else if asked.method != "HEAD" {
             stream.write_all(&body[..cut.unwrap_or(body.len()).min(body.len())])?;
         }
         stream.flush()
@@ -286,18 +323,40 @@ impl Shared {
                 };
                 (202, vec![header("location", location)], Vec::new())
             }
-            ("PUT", reference) if reference.starts_with("uploads/") => {
-                let digest = url::form_urlencoded::parse(query.as_bytes())
-                    .find(|(name, _)| name == "digest")
-                    .map(|(_, digest)| digest.into_owned());
-                let right = Digest::of(body).to_string();
-                if digest.as_ref() != Some(&right)
-                    || query.contains("state=") && !query.contains("a%2Fb")
-                {
+            (method, reference) if reference.starts_with("uploads/") => {
+                if query.contains("state=") && !query.contains("a%2Fb") {
                     return none(400);
                 }
-                contents.blobs.insert(right, body.to_vec());
-                none(201)
+                let place = format!("/v2/{path}");
+                let mut whole = contents.sessions.remove(&place).unwrap_or_default();
+                let range = asked.headers.get("content-range");
+                let from = range.map(|range| range.split('-').next().unwrap().parse().unwrap());
+                if from.is_some_and(|from: usize| from != whole.len()) {
+                    return none(416);
+                }
+                whole.extend(body);
+                if method == "PUT" {
+                    let digest = url::form_urlencoded::parse(query.as_bytes())
+                        .find(|(name, _)| name == "digest")
+                        .map(|(_, digest)| digest.into_owned());
+                    let right = Digest::of(&whole).to_string();
+                    if digest.as_ref() != Some(&right) {
+                        return none(400);
+                    }
+                    contents.blobs.insert(right, whole);
+                    return none(201);
+                }
+                let location =
+                    if query.is_empty() { place.clone() } else { format!("{place}?{query}") };
+                let last = whole.len().saturating_sub(1);
+                let headers =
+                    vec![header("location", location), header("range", format!("0-{last}"))];
+                contents.sessions.insert(place, whole);
+                match method {
+                    "PATCH" => (202, headers, Vec::new()),
+                    "GET" => (204, headers, Vec::new()),
+                    _ => none(204),
+                }
             }
             (_, digest) => {
                 let Some(blob) = contents.blobs.get(digest) else { return none(404) };
@@ -309,6 +368,30 @@ impl Shared {
                 let value = format!("bytes {from}-{}/{}", to - 1, blob.len());
                 (206, vec![header("content-range", value)], blob[from..to].to_vec())
             }
+        }
+    }
+}
+
+/// The body of a request, of known length or in chunks.
+fn read_body(reader: &mut impl BufRead, asked: &Asked) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if !asked.headers.contains_key("transfer-encoding") {
+        let length = asked.headers.get("content-length").map_or(0, |v| v.parse().unwrap());
+        body.resize(length, 0);
+        reader.read_exact(&mut body)?;
+        return Ok(body);
+    }
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16)
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
+        let start = body.len();
+        body.resize(start + length, 0);
+        reader.read_exact(&mut body[start..])?;
+        reader.read_line(&mut line)?;
+        if length == 0 {
+            return Ok(body);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
 //! that its users have.
 //!
-//! `rbuild`, `base`, `registry`, `token_server`, `podman` and `archive` are the hands; every other module holds
+//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `archive`
+//! and `figure` are the hands; every other module holds
 //! tests. A test that lacks something it needs (root, a program, the network) says so on stderr
 //! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
@@ -14,6 +15,7 @@
 mod archive;
 mod base;
 mod faulty_registry;
+mod figure;
 mod needs;
 mod podman;
 mod rbuild;
@@ -36,5 +38,7 @@ mod progress;
 mod registries;
 mod registry_client;
 mod registry_faults;
+mod registry_matrix;
+mod registry_streams;
 mod resources;
 mod sandbox;

@@ -66,7 +66,8 @@ impl TestRegistry {
         Self::start(Access::Token, false)
     }
 
-    fn start(access: Access, tls: bool) -> Self {
+    /// With that access, over HTTPS or plain.
+    pub(crate) fn start(access: Access, tls: bool) -> Self {
         let folder = scratch();
         if tls || access == Access::Token {
             make_certificate(folder.path());
@@ -95,6 +96,11 @@ impl TestRegistry {
     /// The name of an image in this registry.
     pub(crate) fn image(&self, name: &str) -> String {
         format!("{}/{name}", self.host)
+    }
+
+    /// Whether it speaks HTTPS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// The registry's certificate, PEM.

@@ -28,7 +28,7 @@ fn lacks() -> bool {
     lacking(&[Need::Program("docker-registry"), Need::Program("setpriv"), Need::Program("openssl")])
 }
 
-fn task() -> Task {
+pub(crate) fn task() -> Task {
     Reporter::new(Arc::new(Silent)).start("test")
 }
 
@@ -38,8 +38,8 @@ fn amd64() -> Platform {
 
 /// A state folder and the images that it and the registries hold.
 pub(crate) struct Side {
-    images: Images,
-    folder: Arc<TempDir>,
+    pub(crate) images: Images,
+    pub(crate) folder: Arc<TempDir>,
 }
 
 impl Side {
@@ -52,7 +52,11 @@ impl Side {
         let state = StateFolder::open(folder.path().join("state")).unwrap();
         let settings = RegistrySettings {
             docker_config: settings.docker_config.or_else(|| Some(folder.path().join("docker"))),
-            range: 64 << 10,
+            range: if settings.range == RegistrySettings::default().range {
+                64 << 10
+            } else {
+                settings.range
+            },
             ..settings
         };
         Self { images: Images::new(Registry::new(settings), state), folder }

@@ -293,6 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_not_compressed_so_before_is_compressed() {
+        let (_top, state) = state();
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
+        let check = |name: &str, level: Option<i32>, expected: bool| {
+            let compression = Compression::named(name, level).unwrap();
+            let compressed = std::cell::Cell::new(false);
+            let watch = |_| compressed.set(true);
+            export_watched(&state, &id, Some(&[]), compression, None, watch).unwrap();
+            assert_eq!(compressed.get(), expected, "{compression}");
+        };
+        check("gzip", None, true);
+        check("gzip", None, false);
+        check("gzip", Some(4), false);
+        check("gzip", Some(9), true);
+        check("zstd", None, true);
+        check("zstd", Some(3), false);
+        check("gzip", Some(9), false);
+        // The codec's version is part of what is remembered: other versions make other bytes.
+        assert!(Compression::default().to_string().contains("libdeflate-"));
+    }
+
+    #[test]
     fn a_blob_that_is_gone_is_made_again() {
         let (_top, state) = state();
         let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());

@@ -74,8 +74,8 @@ impl ImageExporter {
         let source: Arc<dyn BlobSource> = Arc::new(blobs);
         let pusher = around.images.registry().pusher();
         for (position, name) in self.names.iter().enumerate() {
-            let pushed = pusher.push(name, naming, &content, &source, &around.task).await;
-            if let Err(error) = pushed {
+            let outcome = pusher.push(name, naming, &content, &source, &around.task).await;
+            if let Err(error) = outcome {
                 let mut error = ImageSourceError::from(error);
                 self.keep(written, around).await?;
                 let left: Vec<String> =

@@ -148,7 +148,7 @@ impl Puller {
         if store.contains_whole(descriptor).map_err(local)? {
             return Ok(());
         }
-        let _room = self.blobs.acquire().await.expect("the semaphore is never closed");
+        let _room = acquired(&self.blobs).await;
         let sources = self.sources(image, descriptor, &tried)?;
         let gauge = Gauge::new(task, descriptor);
         let mut damaged = 0;
@@ -317,7 +317,7 @@ impl Puller {
             (false, false) if from > 0 => Some(from..size),
             _ => None,
         };
-        let permit = self.transfer().await;
+        let permit = acquired(&self.transfers).await;
         let (response, range) = self.open(source, descriptor, first, patience).await?;
         if range.end == size {
             return self.stream(response, range.start, descriptor, sink, gauge).await;
@@ -333,7 +333,7 @@ impl Puller {
                 // first one is waited for, when this blob holds none.
                 let permit = match self.transfers.try_acquire() {
                     Ok(permit) => permit,
-                    Err(_) if parts.is_empty() => self.transfer().await,
+                    Err(_) if parts.is_empty() => acquired(&self.transfers).await,
                     Err(_) => break,
                 };
                 let end = size.min(next + part);
@@ -348,10 +348,6 @@ impl Puller {
             gauge.at(sink.position());
         }
         Ok(())
-    }
-
-    async fn transfer(&self) -> SemaphorePermit<'_> {
-        self.transfers.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Asks for `range` of a blob, or for all of it: the answer, and which bytes of the blob are
@@ -567,6 +563,11 @@ impl Puller {
     fn whole_only(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.whole_only.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for room among the `places`, which are never closed.
+async fn acquired(places: &Semaphore) -> SemaphorePermit<'_> {
+    places.acquire().await.expect("the semaphore is never closed")
 }
 
 /// One place where a blob may be had.
