@@ -79,6 +79,7 @@ impl<'a> Session<'a> {
                 folder.display()
             ))
         })?;
+        let state = state.with_limits(request.limits.clone());
         let registry = Registry::new(request.settings.registry.clone());
         let images = Images::new(registry.clone(), state.clone());
         Ok(Self { request, state, registry, images, reporter })
@@ -228,7 +229,7 @@ impl<'a> Session<'a> {
             EpochSource::None | EpochSource::At(_) => Ok(None),
             EpochSource::Http(op) => {
                 let task = self.reporter.start("[internal] resolve SOURCE_DATE_EPOCH");
-                let http = HttpFiles::new(self.registry.clone());
+                let http = HttpFiles::new(self.registry.clone(), self.state.limits().clone());
                 let found = epoch::of_file(&op, &http, &self.state, &task).await;
                 task.tell(match &found {
                     Ok(_) => EventKind::Finished,
@@ -277,7 +278,7 @@ impl<'a> Session<'a> {
             sources: vec![self.state.index().clone()],
             sandbox: Arc::new(Namespaces::new(stubs)),
             images: Arc::new(self.images.clone()),
-            http: Arc::new(HttpFiles::new(self.registry.clone())),
+            http: Arc::new(HttpFiles::new(self.registry.clone(), request.limits.clone())),
             folders: folders.clone(),
             secrets: request.secrets.clone(),
             ssh: request.ssh.clone(),

@@ -464,6 +464,10 @@ pub struct BuildArgs {
     )]
     pub sbom: Option<String>,
 
+    /// Take in at most so much before it is refused: `layer-size=10g`, `context-files=100000`; see
+    /// the documentation for all names
+    #[arg(long, value_name = "NAME=N", help_heading = "rbuild's own")]
+    pub limit: Vec<String>,
     /// How many RUN steps compute at once [default: the cores]
     #[arg(long, value_name = "N", help_heading = "rbuild's own")]
     pub jobs: Option<std::num::NonZeroUsize>,

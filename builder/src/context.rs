@@ -329,10 +329,16 @@ fn ignored(root: &Path, dockerfile: Option<&Path>) -> Result<Vec<String>, Contex
         PathBuf::from(name)
     });
     for path in beside.into_iter().chain([root.join(".dockerignore")]) {
-        match fs_err::read(&path) {
+        match fs_err::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
-            Ok(bytes) => {
+            Ok(metadata) if !metadata.is_file() => {
+                let reason = "it is not a regular file".to_owned();
+                return Err(ContextError::Ignore { path, reason });
+            }
+            Ok(_) => {
+                let name = path.display().to_string();
+                let bytes = bounded(fs_err::File::open(&path)?, &name)?;
                 return ignore::read(&bytes)
                     .map_err(|error| ContextError::Ignore { path, reason: error.to_string() });
             }

@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 use async_trait::async_trait;
 use fs_err::File;
 use rbuild_cache::digest::Hasher;
+use rbuild_cache::limits::{Exceeded, Limit, Limits};
 use rbuild_solver::http_source::{Fetched, HttpSource, HttpSourceError, Validators};
 use rbuild_solver::progress::Task;
 use reqwest::header::{
@@ -32,8 +33,6 @@ use crate::registry::sink::{Gauge, Sink};
 use crate::registry::transport;
 
 const MOST_REDIRECTS: usize = 10;
-/// No file may be longer, in bytes.
-const LARGEST: u64 = 64 << 30;
 /// How many bytes count as progress.
 const PROGRESS: u64 = 64 << 10;
 
@@ -42,12 +41,13 @@ const PROGRESS: u64 = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct HttpFiles {
     registry: Registry,
+    limits: Limits,
 }
 
 impl HttpFiles {
     /// Fetches through the clients of `registry`; none is made before the first file.
-    pub fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub fn new(registry: Registry, limits: Limits) -> Self {
+        Self { registry, limits }
     }
 
     async fn try_fetch(
@@ -58,7 +58,7 @@ impl HttpFiles {
         task: &Task,
     ) -> Result<Fetched, Cause> {
         let mut patience = self.registry.transport().patience();
-        let mut download = Download::new(destination);
+        let mut download = Download::new(destination, self.limits.exceeded(Limit::DownloadSize));
         loop {
             let (begun, from) = (Instant::now(), download.position());
             let (cause, asked) = match self.go_on(url, known, &mut download, &patience, task).await
@@ -180,7 +180,13 @@ impl HttpSource for HttpFiles {
             return Err(failed(format!("`{url}` is neither http nor https"), None));
         }
         let shown = without_user(&address).0;
-        self.try_fetch(&address, known, destination, task).await.map_err(|cause| {
+        let time = std::time::Duration::from_secs(self.limits.of(Limit::DownloadTime));
+        let fetching = self.try_fetch(&address, known, destination, task);
+        let fetched = match tokio::time::timeout(time, fetching).await {
+            Ok(fetched) => fetched,
+            Err(_) => Err(Cause::Limit(self.limits.exceeded(Limit::DownloadTime))),
+        };
+        fetched.map_err(|cause| {
             let hint = match &cause {
                 Cause::Unreachable(_) => Some("check the address and the proxy variables".into()),
                 Cause::Handshake(_) => Some("`SSL_CERT_FILE` names further authorities".into()),
@@ -206,10 +212,12 @@ struct Download {
     filename: Option<String>,
     modified: Option<i64>,
     length: Option<u64>,
+    /// How long it may be.
+    largest: Exceeded,
 }
 
 impl Download {
-    fn new(destination: &Path) -> Self {
+    fn new(destination: &Path, largest: Exceeded) -> Self {
         Self {
             destination: destination.to_owned(),
             sink: None,
@@ -217,6 +225,7 @@ impl Download {
             filename: None,
             modified: None,
             length: None,
+            largest,
         }
     }
 
@@ -264,8 +273,8 @@ impl Download {
         let headers = response.headers();
         let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::to_owned);
         self.length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        if self.length.is_some_and(|length| length > LARGEST) {
-            return Err(Cause::TooLarge { what: "the file".to_owned(), limit: LARGEST });
+        if self.length.is_some_and(|length| length > self.largest.value) {
+            return Err(Cause::Limit(self.largest));
         }
         self.validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
         self.filename = text(CONTENT_DISPOSITION).and_then(|value| filename(&value));
@@ -278,11 +287,13 @@ impl Download {
     }
 
     async fn write(&mut self, piece: bytes::Bytes) -> Result<(), Cause> {
-        if self.position() + piece.len() as u64 > self.length.unwrap_or(LARGEST) {
-            return Err(Cause::TooLarge {
-                what: "the file".to_owned(),
-                limit: self.length.unwrap_or(LARGEST),
-            });
+        let position = self.position() + piece.len() as u64;
+        match self.length {
+            Some(length) if position > length => {
+                return Err(Cause::TooLarge { what: "the file".to_owned(), limit: length });
+            }
+            None if position > self.largest.value => return Err(Cause::Limit(self.largest)),
+            _ => {}
         }
         self.sink.as_mut().expect("`start` was called for the first byte").write(piece).await
     }

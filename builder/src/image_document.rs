@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rbuild_cache::digest::{DiffId, Digest};
+use rbuild_cache::limits::{Exceeded, Limit, Limits};
 use rbuild_cache::oci::{Descriptor, Index, Manifest, MediaType, Platform};
 use rbuild_solver::graph::ImageLayer;
 use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
@@ -49,6 +50,14 @@ pub enum DocumentError {
         wanted: Platform,
         /// What there is, each in backticks.
         found: Vec<String>,
+    },
+    /// There is more of it than rbuild takes.
+    #[error("{what} has {exceeded}")]
+    Limit {
+        /// What of the image.
+        what: String,
+        /// Of what.
+        exceeded: Exceeded,
     },
     /// Indexes inside indexes.
     #[error("its indexes are more than {DEEPEST} deep")]
@@ -93,8 +102,14 @@ pub async fn resolve(
     location: &str,
     root: &Descriptor,
     platform: &Platform,
+    limits: &Limits,
 ) -> Result<ResolvedImage, ImageSourceError> {
-    let (descriptor, manifest) = manifest_for(source, name, root, platform).await?;
+    let (descriptor, manifest) = manifest_for(source, name, root, platform, limits).await?;
+    check_size(limits, &manifest.config).map_err(|e| of(name, &e))?;
+    let layers = manifest.layers.len() as u64;
+    limits.check(Limit::Layers, layers).map_err(|exceeded| {
+        of(name, &DocumentError::Limit { what: "its manifest".to_owned(), exceeded })
+    })?;
     let config = source.document(&manifest.config).await?;
     let (found, diff_ids) = read_config(&manifest.config, &config).map_err(|e| of(name, &e))?;
     let layers = pair(&manifest.layers, &diff_ids).map_err(|e| of(name, &e))?;
@@ -115,9 +130,11 @@ pub async fn manifest_for(
     name: &str,
     root: &Descriptor,
     platform: &Platform,
+    limits: &Limits,
 ) -> Result<(Descriptor, Manifest), ImageSourceError> {
     let mut descriptor = root.clone();
     for _ in 0..=DEEPEST {
+        check_size(limits, &descriptor).map_err(|e| of(name, &e))?;
         let bytes = source.document(&descriptor).await?;
         match parse(&descriptor, &bytes).map_err(|e| of(name, &e))? {
             Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
@@ -127,6 +144,12 @@ pub async fn manifest_for(
         }
     }
     Err(of(name, &DocumentError::Deep))
+}
+
+fn check_size(limits: &Limits, descriptor: &Descriptor) -> Result<(), DocumentError> {
+    let what = || format!("`{}`", descriptor.digest);
+    let checked = limits.check(Limit::DocumentSize, descriptor.size);
+    checked.map_err(|exceeded| DocumentError::Limit { what: what(), exceeded })
 }
 
 /// Reads an index or a manifest.
@@ -256,6 +279,7 @@ fn of(name: &str, error: &DocumentError) -> ImageSourceError {
         DocumentError::Type(_)
         | DocumentError::Syntax { .. }
         | DocumentError::Deep
+        | DocumentError::Limit { .. }
         | DocumentError::Layers { .. } => None,
     };
     ImageSourceError { message: format!("image `{name}`: {error}"), hint, source: None }

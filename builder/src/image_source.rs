@@ -78,8 +78,15 @@ impl Images {
         let location = format!("{REGISTRY}{}", pinned(&image, root.digest));
         let documents = RegistryDocuments { images: self, image: &image };
         let name = image.to_string();
-        let resolved =
-            image_document::resolve(&documents, &name, &location, &root, platform).await?;
+        let resolved = image_document::resolve(
+            &documents,
+            &name,
+            &location,
+            &root,
+            platform,
+            self.state.limits(),
+        )
+        .await?;
         task.tell(EventKind::Result { what: "manifest".into(), digest: resolved.manifest });
         Ok(resolved)
     }
@@ -96,7 +103,8 @@ impl Images {
         let layout = OciLayout::open(&path)?;
         let root = layout.find(reference)?;
         let location = format!("{LAYOUT}{}", path.display());
-        image_document::resolve(&layout, name, &location, &root, platform).await
+        image_document::resolve(&layout, name, &location, &root, platform, self.state.limits())
+            .await
     }
 
     /// An image, at whatever registry, in whose repository the blob called `digest` is known to be.
@@ -140,7 +148,9 @@ impl Images {
         let name = image.to_string();
         let Some(root) = self.state.layout().get(&name).map_err(plain)? else { return Ok(None) };
         let documents = LocalDocuments(self);
-        let found = image_document::resolve(&documents, &name, LOCAL, &root, platform).await;
+        let found =
+            image_document::resolve(&documents, &name, LOCAL, &root, platform, self.state.limits())
+                .await;
         match found {
             Ok(resolved) if resolved.platform.serves(platform).is_some() => Ok(Some(resolved)),
             Ok(_) => Ok(None),

@@ -5,7 +5,7 @@
 //! stays in the store: the local store is an OCI layout, and pushes and exports pass a base's layers
 //! on as they came.
 
-use rbuild_cache::layer::{self, LayerError, Limits};
+use rbuild_cache::layer::{self, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::store::growing::Growing;
 use rbuild_solver::graph::ImageLayer;
@@ -45,7 +45,7 @@ pub async fn snapshot(
         None | Some(Err(_)) => {
             let (state, layer) = (images.state().clone(), layer.clone());
             let whole = tokio::task::spawn_blocking(move || {
-                layer::unpack(&state, &layer.descriptor, &layer.diff_id, &Limits::default())
+                layer::unpack(&state, &layer.descriptor, &layer.diff_id)
             });
             Ok(whole.await.map_err(gone)??)
         }
@@ -62,7 +62,7 @@ async fn unpack_attempts(
     while let Some(blob) = attempts.recv().await {
         let (state, diff_id) = (images.state().clone(), layer.diff_id);
         let unpacking = tokio::task::spawn_blocking(move || {
-            layer::unpack_stream(&state, blob.reader(), &diff_id, &Limits::default())
+            layer::unpack_stream(&state, blob.reader(), &diff_id)
         });
         last = Some(match unpacking.await {
             Ok(unpacked) => unpacked,

@@ -432,7 +432,8 @@ mod tests {
         let reference = LayoutReference::parse(&folder.display().to_string())?;
         let root = opened.find(&reference)?;
         let platform: Platform = "linux/amd64".parse().unwrap();
-        let image = image_document::resolve(&opened, "x", "", &root, &platform).await?;
+        let image =
+            image_document::resolve(&opened, "x", "", &root, &platform, state.limits()).await?;
         let outcome =
             image.layers.iter().try_for_each(|l| opened.fetch(&l.descriptor, state.blobs()));
         let stored = state.blobs().list().unwrap();

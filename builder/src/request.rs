@@ -6,6 +6,7 @@
 
 mod csv;
 mod environment;
+mod limits;
 mod output;
 mod resources;
 mod source;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use rbuild_cache::limits::Limits;
 use rbuild_cache::oci::{ImageRef, Platform};
 use rbuild_frontend::NoCache;
 use rbuild_solver::Jobs;
@@ -78,6 +80,8 @@ pub struct BuildRequest {
     pub cgroup_parent: Option<String>,
     /// `--memory`, `--cpus` and the like.
     pub resources: Resources,
+    /// `--limit`: how much is taken in from outside.
+    pub limits: Limits,
     /// `--timeout`: how long a step may take.
     pub timeout: Option<Duration>,
     /// `--allow`
@@ -386,6 +390,7 @@ impl BuildRequest {
             shm_size: arguments.shm_size.as_deref().map(step::shm_size).transpose()?,
             cgroup_parent: arguments.cgroup_parent.clone().filter(|path| !path.is_empty()),
             resources: resources::resources(arguments)?,
+            limits: limits::limits(&arguments.limit)?,
             timeout: arguments.timeout.as_deref().map(resources::timeout).transpose()?,
             allow: step::entitlements(&arguments.allow)?,
             no_cache: no_cache(arguments)?,

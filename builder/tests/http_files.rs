@@ -6,6 +6,7 @@ use std::time::Duration;
 use rbuild::http::HttpFiles;
 use rbuild::registry::{Registry, RegistrySettings};
 use rbuild_cache::digest::Digest;
+use rbuild_cache::limits::Limits;
 use rbuild_solver::http_source::{Fetched, HttpSource as _, Validators};
 use rbuild_solver::progress::{Reporter, Silent};
 
@@ -19,7 +20,7 @@ async fn fetch(
 ) -> Result<(Fetched, Option<Vec<u8>>), String> {
     let settings =
         RegistrySettings { patience: Duration::from_secs(3), ..RegistrySettings::default() };
-    let files = HttpFiles::new(Registry::new(settings));
+    let files = HttpFiles::new(Registry::new(settings), Limits::default());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     let task = Reporter::new(Arc::new(Silent)).start("test");

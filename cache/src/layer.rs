@@ -19,7 +19,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-pub use apply::{Applied, ApplyError, Limits, apply};
+pub use apply::{Applied, ApplyError, apply};
 pub use compress::{Compression, decompress};
 pub use implied::settle;
 pub use pack::{PackError, PackOptions, pack};
@@ -78,13 +78,12 @@ pub fn unpack(
     state: &StateFolder,
     blob: &Descriptor,
     diff_id: &DiffId,
-    limits: &Limits,
 ) -> Result<Snapshot, LayerError> {
     if let Some(snapshot) = state.snapshots().get(&SnapshotId::of_layer(diff_id))? {
         return Ok(snapshot);
     }
     let stream = state.blobs().reader(blob)?;
-    unpack_stream(state, stream, diff_id, limits).map_err(|error| {
+    unpack_stream(state, stream, diff_id).map_err(|error| {
         // A damaged blob looks like a wrong layer; what is wrong is the blob, which goes.
         let mut again = match state.blobs().reader(blob) {
             Ok(again) => again,
@@ -103,7 +102,6 @@ pub fn unpack_stream(
     state: &StateFolder,
     stream: impl Read + Send + 'static,
     diff_id: &DiffId,
-    limits: &Limits,
 ) -> Result<Snapshot, LayerError> {
     let id = SnapshotId::of_layer(diff_id);
     let _single = state.locks().exclusive(id.as_str())?;
@@ -111,7 +109,7 @@ pub fn unpack_stream(
         return Ok(snapshot);
     }
     let draft = state.snapshots().draft()?;
-    let applied = apply(decompress(stream)?, &draft, limits)?;
+    let applied = apply(decompress(stream)?, &draft, state.limits())?;
     if applied.diff_id != *diff_id {
         return Err(LayerError::DiffId { expected: *diff_id, found: applied.diff_id });
     }
@@ -282,8 +280,7 @@ mod tests {
         for compression in ["uncompressed", "gzip", "zstd"] {
             let compression = Compression::named(compression, None).unwrap();
             let exported = export(&state, &id, Some(&[]), compression, None).unwrap();
-            let limits = Limits::default();
-            let back = unpack(&state, &exported.descriptor, &exported.diff_id, &limits).unwrap();
+            let back = unpack(&state, &exported.descriptor, &exported.diff_id).unwrap();
             assert_eq!(back.content, state.snapshots().get(&id).unwrap().unwrap().content);
             assert_eq!(export(&state, &id, Some(&[]), compression, None).unwrap(), exported);
             let anew =
@@ -330,15 +327,14 @@ mod tests {
         let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
         let exported = export(&state, &id, None, Compression::default(), None).unwrap();
         let wrong = DiffId(Digest::of("other"));
-        let error = unpack(&state, &exported.descriptor, &wrong, &Limits::default()).unwrap_err();
+        let error = unpack(&state, &exported.descriptor, &wrong).unwrap_err();
         assert!(matches!(error, LayerError::DiffId { .. }), "{error}");
         assert_eq!(state.snapshots().list().unwrap(), [id]);
         let path = state.blobs().path(&exported.descriptor.digest);
         let mut bytes = fs_err::read(&path).unwrap();
         bytes[60] ^= 1;
         fs_err::write(&path, bytes).unwrap();
-        let error = unpack(&state, &exported.descriptor, &exported.diff_id, &Limits::default())
-            .unwrap_err();
+        let error = unpack(&state, &exported.descriptor, &exported.diff_id).unwrap_err();
         assert!(matches!(error, LayerError::Store(StoreError::Digest { .. })), "{error}");
         assert!(!path.exists());
     }

@@ -38,6 +38,7 @@ pub mod digest;
 pub mod index;
 pub mod layer;
 pub mod layout;
+pub mod limits;
 pub mod lock;
 pub mod metadata;
 pub mod oci;

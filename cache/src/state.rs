@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::index::{Index, IndexError};
 use crate::layout::Layout;
+use crate::limits::Limits;
 use crate::lock::Locks;
 use crate::session::{self, Session, Temporary};
 use crate::snapshot::{Committed, SnapshotError, Snapshotter, SnapshotterKind};
@@ -22,6 +23,7 @@ pub struct StateFolder {
     index: Arc<Index>,
     locks: Locks,
     layout: Layout,
+    limits: Limits,
 }
 
 /// Says why a state folder cannot be used.
@@ -81,7 +83,19 @@ impl StateFolder {
             blobs,
             session,
             root,
+            limits: Limits::default(),
         })
+    }
+
+    /// Takes in as much as `limits` let it.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How much it takes in.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Where it is.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rbuild_cache::digest::Digest;
+use rbuild_cache::limits::Exceeded;
 use rbuild_cache::store::StoreError;
 use rbuild_solver::image_source::ImageSourceError;
 
@@ -90,6 +91,9 @@ pub enum Cause {
         /// How that was noticed.
         detail: String,
     },
+    /// There is more of it than the user lets there be.
+    #[error("there is {0}")]
+    Limit(Exceeded),
     /// What it wants to send is larger than such a thing may be.
     #[error("{what} is larger than {limit} bytes")]
     TooLarge {
@@ -149,6 +153,7 @@ impl Cause {
             Self::Status { .. }
             | Self::Protocol(_)
             | Self::TooLarge { .. }
+            | Self::Limit(_)
             | Self::Tls(_)
             | Self::Credentials(_)
             | Self::Hosts(_)

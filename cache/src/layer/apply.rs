@@ -23,25 +23,10 @@ use rustix::io::Errno;
 use super::tar_reader::{FilePiece, TarEntry, TarError, TarKind, TarReader};
 use super::whiteout::{self, is_mark};
 use crate::digest::{DiffId, Hasher};
+use crate::limits::{Bounded, Exceeded, Limit, Limits, depth};
 use crate::metadata::{self, Metadata, Timestamp, Xattrs};
 use crate::remove::remove_tree;
 use crate::snapshot::Draft;
-
-/// How much a layer may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of the uncompressed tar.
-    pub size: u64,
-    /// Entries of the tar.
-    pub entries: u64,
-}
-
-impl Default for Limits {
-    /// More than any real layer, and little enough that an endless one is noticed.
-    fn default() -> Self {
-        Self { size: 1 << 40, entries: 20_000_000 }
-    }
-}
 
 /// What came of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +45,7 @@ pub struct Applied {
 pub enum ApplyError {
     /// It is not a right tar.
     #[error(transparent)]
-    Tar(#[from] TarError),
+    Tar(TarError),
     /// An entry makes no sense.
     #[error("the layer's entry `{path}` {why}")]
     Entry {
@@ -79,44 +64,38 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// A limit was passed.
-    #[error("the layer has more than {0} {1}")]
-    Limit(u64, &'static str),
+    #[error("the layer has {0}")]
+    Limit(#[from] Exceeded),
 }
 
 /// Unpacks the uncompressed tar `stream` into `draft`. The stream is read to its end.
 pub fn apply(stream: impl Read, draft: &Draft, limits: &Limits) -> Result<Applied, ApplyError> {
-    let stream = Hashing { stream, hasher: Hasher::new(), left: limits.size };
-    let mut reader = TarReader::new(stream);
+    let stream = Hashing { stream, hasher: Hasher::new() };
+    let mut reader = TarReader::new(Bounded::new(stream, limits, Limit::LayerSize));
     let mut unpacker = Unpacker::new(draft)?;
     let mut entries = 0;
     while let Some(entry) = reader.next_entry()? {
         entries += 1;
-        if entries > limits.entries {
-            return Err(ApplyError::Limit(limits.entries, "entries"));
-        }
+        limits.check(Limit::LayerFiles, entries)?;
+        limits.check(Limit::PathDepth, depth(&entry.path))?;
         unpacker.entry(&entry, &mut reader).map_err(|failure| failure.about(&entry.path))?;
     }
-    let stream = reader.drain()?;
+    let stream = reader.drain()?.into_inner();
     let implied = unpacker.finish().map_err(|(path, failure)| failure.about(&path))?;
     let (digest, size) = stream.hasher.finish();
     Ok(Applied { diff_id: DiffId(digest), size, implied })
 }
 
-/// Hashes what is read, up to a limit.
+/// Hashes what is read.
 struct Hashing<R> {
     stream: R,
     hasher: Hasher,
-    left: u64,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.stream.read(buffer)?;
         self.hasher.update(&buffer[..read]);
-        match self.left.checked_sub(read as u64) {
-            Some(left) => self.left = left,
-            None => return Err(io::Error::other("the layer is longer than layers may be")),
-        }
         Ok(read)
     }
 }
@@ -132,9 +111,22 @@ impl Failure {
     fn about(self, path: &[u8]) -> ApplyError {
         let path = String::from_utf8_lossy(path).into_owned();
         match self {
-            Self::Tar(error) => ApplyError::Tar(error),
+            Self::Tar(error) => error.into(),
             Self::Why(why) => ApplyError::Entry { path, why },
             Self::Io(source) => ApplyError::Unpack { path, source },
+        }
+    }
+}
+
+/// What a reader of the stream could not but pass on as its own is a limit all the same.
+impl From<TarError> for ApplyError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Io(error) => match Exceeded::within(&error) {
+                Some(exceeded) => Self::Limit(exceeded),
+                None => Self::Tar(TarError::Io(error)),
+            },
+            error => Self::Tar(error),
         }
     }
 }
@@ -821,9 +813,17 @@ mod tests {
             apply(&tar[..], &draft, &limits)
         };
         let length = tar.len() as u64;
-        assert!(with(Limits { size: length, entries: 3 }).is_ok());
-        assert!(with(Limits { size: length - 1, entries: 3 }).is_err());
-        assert!(with(Limits { size: length, entries: 2 }).is_err());
+        let limits = Limits::default()
+            .with(Limit::LayerSize, length)
+            .with(Limit::LayerFiles, 3)
+            .with(Limit::PathDepth, 1);
+        assert!(with(limits.clone()).is_ok());
+        for (limit, value) in
+            [(Limit::LayerSize, length - 1), (Limit::LayerFiles, 2), (Limit::PathDepth, 0)]
+        {
+            let error = with(limits.clone().with(limit, value)).unwrap_err();
+            assert!(matches!(&error, ApplyError::Limit(found) if found.limit == limit), "{error}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use rbuild_cache::checksum::{self, ChecksumError, FileMemo};
 use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::layer::tar_reader::TarError;
+use rbuild_cache::limits::Exceeded;
 use rbuild_cache::pattern::{PatternError, PatternMatcher};
 use rbuild_cache::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use rbuild_cache::state::StateFolder;
@@ -98,6 +99,17 @@ pub enum FileError {
         entry: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// There is more in the context than one COPY may take.
+    #[error("the context has {0}")]
+    Context(Exceeded),
+    /// There is more in an archive than may be.
+    #[error("the archive `{}` has {exceeded}", path.display())]
+    Archive {
+        /// Its path in the source.
+        path: PathBuf,
+        /// Of what.
+        exceeded: Exceeded,
     },
     /// A pattern that makes no sense.
     #[error(transparent)]
@@ -302,10 +314,12 @@ fn plan_copy(
                     entry: found.root,
                     metadata,
                     digest,
+                    limits: memos.state.limits().clone(),
                 })));
                 continue;
             }
-            let selection = select::select(&from.view, found, &options.exclude, &memo)?;
+            let limits = from.context.is_some().then(|| memos.state.limits());
+            let selection = select::select(&from.view, found, &options.exclude, &memo, limits)?;
             steps.push(Step::Copy(step(Origin::Selection(selection), copy.wildcards)));
         }
     }
@@ -324,7 +338,8 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
     let resolved = entry.absolute_path().to_string_lossy().into_owned();
     let mut steps = Vec::new();
     for found in select::matches(&source.view, &resolved, &options)? {
-        let selection = select::select(&source.view, found, &options.exclude, &memo)?;
+        let limits = source.context.is_some().then(|| state.limits());
+        let selection = select::select(&source.view, found, &options.exclude, &memo, limits)?;
         steps.push(Step::Copy(CopyStep {
             destination: rbuild_cache::pattern::clean(&format!("/{path}")),
             owner: None,

@@ -17,6 +17,7 @@ use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::layer::decompress;
 use rbuild_cache::layer::tar_reader::{FilePiece, TarEntry, TarError, TarKind, TarReader};
 use rbuild_cache::layer::whiteout::is_mark;
+use rbuild_cache::limits::{Bounded, Exceeded, Limit, Limits, depth};
 use rbuild_cache::metadata::{self, FileType, Metadata, Timestamp, Xattrs};
 use rbuild_cache::view::{Entry, View};
 use rustix::fs::AtFlags;
@@ -39,6 +40,8 @@ pub(super) struct Archive {
     /// As it was when it was hashed.
     pub(super) metadata: Metadata,
     pub(super) digest: Digest,
+    /// How much may be in it.
+    pub(super) limits: Limits,
 }
 
 /// Whether `entry` is a tar, compressed or not: one whose first entry can be read.
@@ -61,7 +64,9 @@ impl Archive {
         let failed = |source| FileError::io(self.entry.path(), source);
         let again = file.try_clone().map_err(failed)?;
         let stream = decompress(file).map_err(failed)?;
+        let stream = Bounded::new(stream, &self.limits, Limit::ArchiveSize);
         let mut reader = TarReader::new(stream);
+        let mut entries = 0;
         let mut unpacking = Unpacking {
             destination,
             root,
@@ -72,6 +77,10 @@ impl Archive {
         };
         while let Some(entry) = reader.next_entry().map_err(|source| self.broken(source))? {
             let name = String::from_utf8_lossy(&entry.path).into_owned();
+            entries += 1;
+            self.limits.check(Limit::ArchiveFiles, entries).map_err(|e| self.exceeded(e))?;
+            let depth = depth(&entry.path);
+            self.limits.check(Limit::PathDepth, depth).map_err(|e| self.exceeded(e))?;
             unpacking.entry(&entry, &mut reader).map_err(|failure| match failure {
                 Failure::File(error) => error,
                 Failure::Tar(source) => self.broken(source),
@@ -83,7 +92,16 @@ impl Archive {
     }
 
     fn broken(&self, source: TarError) -> FileError {
+        if let TarError::Io(error) = &source
+            && let Some(exceeded) = Exceeded::within(error)
+        {
+            return self.exceeded(exceeded);
+        }
         FileError::Tar { path: self.entry.absolute_path(), source }
+    }
+
+    fn exceeded(&self, exceeded: Exceeded) -> FileError {
+        FileError::Archive { path: self.entry.absolute_path(), exceeded }
     }
 
     /// What was unpacked must be what was hashed.

@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use rbuild_cache::checksum::FileMemo;
 use rbuild_cache::digest::Digest;
+use rbuild_cache::limits::{Exceeded, Limit, Limits, depth};
 use rbuild_cache::metadata::{FileType, Metadata, Xattrs};
 use rbuild_cache::pattern::{self, ParentMatches, PatternMatcher};
 use rbuild_cache::view::{Entry, View};
@@ -152,15 +154,18 @@ fn expand(
 }
 
 /// Looks at everything that is copied of `found`, reads the bytes of what `memo` does not know, and
-/// notes which files are one.
+/// notes which files are one. `limits` are those of contexts, for one.
 pub(super) fn select(
     view: &View,
     found: Match,
     exclude: &PatternMatcher,
     memo: &FileMemo,
+    limits: Option<&Limits>,
 ) -> Result<Selection, FileError> {
-    let filter = Filter { include: found.include.as_ref(), exclude };
+    let room = limits.map(Room::new);
+    let filter = Filter { include: found.include.as_ref(), exclude, room: room.as_ref() };
     let said = Said::default();
+    filter.take_in(Path::new(""), &found.root)?;
     let mut entries = vec![(PathBuf::new(), found.root.clone(), false)];
     if found.root.metadata().is_directory() {
         entries.extend(filter.below(view, Path::new(""), &found.root, &said)?);
@@ -217,6 +222,28 @@ fn note_hard_links(items: &mut [Item]) {
 struct Filter<'a> {
     include: Option<&'a PatternMatcher>,
     exclude: &'a PatternMatcher,
+    room: Option<&'a Room<'a>>,
+}
+
+/// How much has been found of a context so far.
+struct Room<'a> {
+    limits: &'a Limits,
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl<'a> Room<'a> {
+    fn new(limits: &'a Limits) -> Self {
+        Self { limits, files: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    fn take_in(&self, path: &Path, metadata: &Metadata) -> Result<(), Exceeded> {
+        let add = |to: &AtomicU64, more| to.fetch_add(more, Ordering::Relaxed) + more;
+        self.limits.check(Limit::PathDepth, depth(path.as_os_str().as_bytes()))?;
+        self.limits.check(Limit::ContextFiles, add(&self.files, 1))?;
+        let size = if metadata.is_file() { metadata.size } else { 0 };
+        self.limits.check(Limit::ContextSize, add(&self.bytes, size))
+    }
 }
 
 /// What the patterns said about a directory.
@@ -227,6 +254,12 @@ struct Said {
 }
 
 impl Filter<'_> {
+    /// Counts what is looked at: a directory also if nothing of it is copied in the end.
+    fn take_in(&self, path: &Path, entry: &Entry) -> Result<(), FileError> {
+        let taken = self.room.map(|room| room.take_in(path, entry.metadata()));
+        taken.transpose().map(|_| ()).map_err(FileError::Context)
+    }
+
     /// What is copied of the content of `directory`, and whether it is only a parent.
     fn below(
         &self,
@@ -268,6 +301,7 @@ impl Filter<'_> {
                 return Ok(Vec::new());
             }
         }
+        self.take_in(&path, &entry)?;
         if !directory {
             return Ok(vec![(path, entry, false)]);
         }
