@@ -981,6 +981,23 @@ mod tests {
         place.run(vec![FileAction::Copy(times)]).unwrap_err();
     }
 
+    /// As with overlayfs: only the directory that gets a new name changes.
+    #[test]
+    fn directories_on_the_way_keep_their_times() {
+        let Some(place) = Place::new(&["a/b/c/"], &["f=1"]) else { return };
+        let old = rbuild_cache::metadata::Timestamp { seconds: 1_000_000_001, nanoseconds: 7 };
+        let base = fs::File::open(place.base.as_ref().unwrap().path()).unwrap();
+        for path in ["a/b/c", "a/b", "a", "."] {
+            rbuild_cache::metadata::set_modified_at(&base, path.as_ref(), old).unwrap();
+        }
+        place.run(vec![FileAction::Copy(copy(&["f"], "/a/b/c/"))]).unwrap();
+        let time = |path: &str| {
+            place.layer().lookup(Path::new(path)).unwrap().unwrap().metadata().modified
+        };
+        assert_eq!((time(""), time("a"), time("a/b")), (old, old, old));
+        assert_ne!(time("a/b/c"), old);
+    }
+
     #[test]
     fn given_times_are_those_of_everything_that_is_made() {
         let Some(place) = Place::new(&["old/"], &["d/f=1", "d/e/", "d/l->f"]) else { return };

@@ -189,7 +189,8 @@ impl Destination {
         Ok(())
     }
 
-    /// Makes sure that the directory `path`, which the tree has, is in the new layer.
+    /// Makes sure that the directory `path`, which the tree has, is in the new layer. That changes
+    /// no time of the directory that it is in: for who looks at the tree, nothing was made.
     pub(super) fn copy_up(&mut self, path: &Path) -> Result<(), FileError> {
         let mut here = PathBuf::new();
         for component in path.components() {
@@ -198,14 +199,30 @@ impl Destination {
                 continue;
             }
             let failed = |error: Errno| FileError::io(&here, error.into());
-            rustix::fs::mkdirat(&self.layer, &here, Mode::RWXU).map_err(failed)?;
             let Some(entry) = self.below.lookup(&here)? else {
                 return Err(failed(Errno::NOENT));
             };
+            self.keeping_time(here.parent().unwrap_or(Path::new("")), || {
+                rustix::fs::mkdirat(&self.layer, &here, Mode::RWXU).map_err(failed)
+            })?;
             self.dress_as(&here, &self.below, &entry)?;
             self.known.insert(here.clone(), Shows::Below);
         }
         Ok(())
+    }
+
+    /// Does `work` in the directory `path` of the new layer, which has the same time before and
+    /// after.
+    fn keeping_time(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
+        let failed = |source| FileError::io(path, source);
+        let folder = self.open(path)?;
+        let before = Metadata::of(&folder).map_err(failed)?.modified;
+        work()?;
+        metadata::set_modified(&folder, before).map_err(failed)
     }
 
     /// Gives the directory `path` of the new layer what `entry` has.
@@ -272,8 +289,9 @@ impl Destination {
         let Some(entry) = self.below.lookup(path)? else {
             return Err(failed(Errno::NOENT.into()));
         };
-        let open = self.open_directory(path.parent().unwrap_or(Path::new("")))?;
-        super::copy::copy_as_it_is(&self.below, &entry, &open)
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let open = self.open_directory(parent)?;
+        self.keeping_time(parent, || super::copy::copy_as_it_is(&self.below, &entry, &open))
     }
 
     /// The new layer's folder.
