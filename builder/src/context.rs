@@ -58,7 +58,7 @@ pub enum ContextError {
         reason: String,
     },
     /// The Dockerfile says nothing.
-    #[error("the Dockerfile `{0}` is empty")]
+    #[error("the Dockerfile cannot be empty: `{0}`")]
     Empty(String),
     /// The ignore file cannot be understood.
     #[error("`{}`: {reason}", path.display())]

@@ -415,13 +415,14 @@ mod tests {
         let lines: Vec<String> = (1..=30).map(|n| format!("line {n}")).collect();
         let written = lines.join("\n") + "\n";
         let problem = Problem {
-            message: "process `/bin/sh -c make` did not complete successfully: exit code: 2".into(),
+            message: "process \"/bin/sh -c make\" did not complete successfully: exit code: 2"
+                .into(),
             excerpt: Some(excerpt(text, "RUN make", None)),
             output: Some(("[2/2] RUN make".into(), (written + "\x1b]0;evil\x07last\r\n").into())),
             ..Problem::default()
         };
         insta::assert_snapshot!(problem.draw(false), @r#"
-        error: process `/bin/sh -c make` did not complete successfully: exit code: 2
+        error: process "/bin/sh -c make" did not complete successfully: exit code: 2
          --> Dockerfile:2:1
           |
         2 | RUN make

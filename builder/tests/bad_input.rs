@@ -55,7 +55,7 @@ fn a_command_that_is_not_there_is_named() {
 
 #[test]
 fn an_empty_dockerfile_is_refused() {
-    check("", 1, &["`Dockerfile` is empty"]);
+    check("", 1, &["the Dockerfile cannot be empty: `Dockerfile`"]);
     check("# only a comment\n", 1, &["Dockerfile", "no instructions"]);
 }
 

@@ -32,7 +32,7 @@ impl SolveError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The command ran, and did not succeed.
-    #[error("process `{command}` {}", ended(*status))]
+    #[error("process {command:?} {}", ended(*status))]
     Exit {
         /// The command, as a shell would be given it.
         command: String,
@@ -45,7 +45,7 @@ pub enum Cause {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// It ran longer than `--timeout` allows.
-    #[error("process `{command}` was still running after {} s", limit.as_secs_f64())]
+    #[error("process {command:?} was still running after {} s", limit.as_secs_f64())]
     Timeout {
         /// The command.
         command: String,
@@ -55,7 +55,7 @@ pub enum Cause {
         tail: Vec<u8>,
     },
     /// The kernel killed it, or one of its children, for want of memory.
-    #[error("process `{command}` was killed for want of memory{}", memory_limit(*limit))]
+    #[error("process {command:?} was killed for want of memory{}", memory_limit(*limit))]
     OutOfMemory {
         /// The command.
         command: String,
@@ -87,7 +87,7 @@ pub enum Cause {
     #[error(transparent)]
     Git(#[from] crate::ops::git::GitError),
     /// A secret that the step cannot do without was not given.
-    #[error("secret `{id}`: not found")]
+    #[error("secret {id}: not found")]
     SecretMissing {
         /// Its id.
         id: String,

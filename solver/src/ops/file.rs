@@ -868,6 +868,10 @@ mod tests {
         );
         check(&[], &context, parents(&["d/nothing"], "/s/"), "\"/d/nothing\": not found");
         check(&[], &context, parents(&["no*/x"], "/s/"), "s/");
+        let linked = ["d/f=1", "l->d"];
+        check(&[], &linked, parents(&["l/f"], "/s/"), "\"/l/f\": not found");
+        check(&[], &linked, parents(&["l/./f"], "/s/"), "\"/l/f\": not found");
+        check(&[], &linked, parents(&["l"], "/s/"), "s/ s/l->d");
     }
 
     #[test]

@@ -105,10 +105,12 @@ pub(super) fn matches(
         view.resolve_parent(Path::new(&before))?
     };
     let Some(root) = resolved.entry else { return Err(FileError::NotFound(before)) };
-    if let Some(required) = required
-        && view.lookup(Path::new(&required))?.is_none()
-    {
-        return Err(FileError::NotFound(required));
+    if let Some(required) = required {
+        // What keeps its path is looked for along that path: no link on it is followed.
+        let found = view.resolve_parent(Path::new(&required))?;
+        if found.entry.is_none() || found.path != Path::new(required.trim_start_matches('/')) {
+            return Err(FileError::NotFound(required));
+        }
     }
     if wildcards.is_empty() {
         let name = Path::new(&before).file_name().unwrap_or_default().to_owned();
