@@ -93,6 +93,20 @@ pub fn recall<P: Arg + Copy>(path: P, links: Links, file_type: FileType) -> io::
     }
 }
 
+/// Whether an owner other than 0:0 may be remembered of the file at `path`, whatever it is and
+/// whether or not it is there: asks for no more than is needed to say no.
+pub fn is_remembered<P: Arg + Copy>(path: P, links: Links) -> bool {
+    let has = |name| {
+        let nothing: &mut [u8] = &mut [];
+        match links {
+            Links::Kept => rustix::fs::lgetxattr(path, name, nothing),
+            Links::Followed => rustix::fs::getxattr(path, name, nothing),
+        }
+        .is_ok()
+    };
+    has(NOTE) || has(CAPABILITY)
+}
+
 /// Remembers the owner of the file at `path`, of this type.
 ///
 /// # Errors

@@ -5,12 +5,13 @@
 //! of its own; number 0 is the one that `shared` and `locked` use. Who uses a folder holds its
 //! lock.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::lock::LockGuard;
+use rbuild_cache::metadata;
 use rbuild_cache::view::View;
 
 use crate::error::Cause;
@@ -123,10 +124,13 @@ impl Fresh<'_> {
             let sources = [file::SourceTree::tree(view.clone())];
             file::plan(&op, &base, &sources, state)?.execute(&fs)?;
         } else {
-            let permissions = std::fs::Permissions::from_mode(self.mode);
-            fs_err::set_permissions(&fs, permissions).map_err(Cause::state)?;
+            let folder = fs_err::File::open(&fs).map_err(Cause::state)?;
             if rustix::process::geteuid().is_root() {
-                chown(&fs, Some(self.uid), Some(self.gid)).map_err(Cause::state)?;
+                metadata::set_owner_and_mode(folder.file(), self.uid, self.gid, self.mode)
+                    .map_err(Cause::state)?;
+            } else {
+                let permissions = std::fs::Permissions::from_mode(self.mode);
+                fs_err::set_permissions(&fs, permissions).map_err(Cause::state)?;
             }
         }
         match fs_err::rename(&fs, self.folder.join("fs")) {

@@ -20,6 +20,7 @@ mod forward;
 mod message;
 mod mount_point;
 mod network;
+mod ownership;
 mod process;
 mod server;
 mod stubs;

@@ -8,9 +8,12 @@
 //! What differs from Docker, each time to the safer side: x32 calls do not exist (`ENOSYS`), and
 //! `socket`'s family is compared as the kernel reads it, in 32 bits.
 
+mod asked;
 mod table;
 
 use libc::sock_filter;
+
+pub use self::asked::Call;
 
 use self::table::Numbers;
 
@@ -28,33 +31,63 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENT_0_LOW: u32 = 16;
 const ARGUMENT_0_HIGH: u32 = 20;
+/// From one argument to the next.
+const ARGUMENT: u32 = 8;
+
+/// `PR_SET_TIMERSLACK`, which marks processes where owners are remembered.
+const SET_TIMER_SLACK: u32 = 29;
+/// The bits of `open`'s flags that make a file: `O_CREAT` and `__O_TMPFILE`.
+const CREATING: u32 = 0o20_000_100;
+
+/// What a filter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Docker's default.
+    Docker,
+    /// Docker's default, and rbuild is asked about owners and users ([`Call`]).
+    DockerAsking,
+    /// Everything is allowed, but rbuild is asked about owners and users.
+    Asking,
+}
 
 /// Returns the program for the architecture that rbuild was compiled for, and for the 32-bit one
 /// beside it.
-pub fn default_filter() -> Vec<sock_filter> {
-    #[cfg(target_arch = "x86_64")]
-    return filter((0xc000_003e, Numbers::X86_64), (0x4000_0003, Numbers::X86));
-    #[cfg(target_arch = "aarch64")]
-    return filter((0xc000_00b7, Numbers::Aarch64), (0x4000_0028, Numbers::Arm));
+pub fn filter(profile: Profile) -> Vec<sock_filter> {
+    let [native, other] = ARCHITECTURES;
+    filter_for(profile, native, other)
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("there is no table of system calls for this architecture yet");
+/// Returns which of the calls that [`Profile::DockerAsking`] asks about has this number on this
+/// architecture (`AUDIT_ARCH_*`).
+pub fn asked_call(architecture: u32, number: u32) -> Option<Call> {
+    let (_, numbers) = ARCHITECTURES.into_iter().find(|(other, _)| *other == architecture)?;
+    asked::asked(numbers).find(|(other, _)| *other == number).map(|(_, call)| call)
+}
 
 /// An architecture as the kernel names it (`AUDIT_ARCH_*`), and its numbers.
 type Architecture = (u32, Numbers);
 
-fn filter(
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURES: [Architecture; 2] =
+    [(0xc000_003e, Numbers::X86_64), (0x4000_0003, Numbers::X86)];
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURES: [Architecture; 2] =
+    [(0xc000_00b7, Numbers::Aarch64), (0x4000_0028, Numbers::Arm)];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("there is no table of system calls for this architecture yet");
+
+fn filter_for(
+    profile: Profile,
     (native, native_numbers): Architecture,
     (other, other_numbers): Architecture,
 ) -> Vec<sock_filter> {
-    let native_calls = calls(native_numbers);
+    let native_calls = calls(profile, native_numbers);
     let mut program = vec![load(ARCHITECTURE), jump_if_equal(native, 1, 0)];
     program.push(jump(native_calls.len()));
     program.extend(native_calls);
     program.push(jump_if_equal(other, 1, 0));
     program.push(finish(Verdict::Kill));
-    program.extend(calls(other_numbers));
+    program.extend(calls(profile, other_numbers));
     program
 }
 
@@ -68,6 +101,10 @@ enum Verdict {
     NotImplemented,
     /// The process dies: the call came from an architecture that cannot be.
     Kill,
+    /// rbuild answers.
+    Ask,
+    /// Nothing is done, and success told.
+    Pretend,
 }
 
 /// What is to be done about a number.
@@ -77,18 +114,44 @@ enum Rule {
     Personality,
     Socket,
     Clone,
+    /// Asks when the argument at this position may make a file.
+    AskIfCreating {
+        flags: u32,
+    },
+    Prctl,
 }
 
-fn calls(numbers: Numbers) -> Vec<sock_filter> {
+fn calls(profile: Profile, numbers: Numbers) -> Vec<sock_filter> {
     let mut program = vec![load(NUMBER)];
-    program.extend(bisect(&ranges(numbers)));
+    let ranges = match profile {
+        Profile::Docker => docker_ranges(&docker_rules(numbers), numbers),
+        Profile::DockerAsking => {
+            let mut rules = docker_rules(numbers);
+            let asking = asking_rules(numbers);
+            rules.retain(|(number, _)| asking.iter().all(|(asking, _)| asking != number));
+            rules.extend(asking);
+            docker_ranges(&sorted(rules), numbers)
+        }
+        Profile::Asking => ranges(&sorted(asking_rules(numbers)), Rule::Verdict(Verdict::Allow)),
+    };
+    program.extend(bisect(&ranges));
     program
 }
 
-/// Returns where each range of numbers with one rule starts; it ends where the next one does.
-fn ranges(numbers: Numbers) -> Vec<(u32, Rule)> {
+fn asking_rules(numbers: Numbers) -> Vec<(u32, Rule)> {
+    let prctl = table::number_of("prctl", numbers).map(|number| (number, Rule::Prctl));
+    let asked = asked::asked(numbers).map(|(number, call)| (number, asked::rule(call)));
+    asked.chain(prctl).collect()
+}
+
+fn sorted(mut rules: Vec<(u32, Rule)>) -> Vec<(u32, Rule)> {
+    rules.sort_unstable_by_key(|(number, _)| *number);
+    rules
+}
+
+fn docker_rules(numbers: Numbers) -> Vec<(u32, Rule)> {
     let [personality, socket, clone, clone3] = table::special(numbers);
-    let mut rules: Vec<(u32, Rule)> = table::allowed(numbers)
+    let rules = table::allowed(numbers)
         .map(|number| (number, Rule::Verdict(Verdict::Allow)))
         .chain([
             (personality, Rule::Personality),
@@ -97,8 +160,13 @@ fn ranges(numbers: Numbers) -> Vec<(u32, Rule)> {
             (clone3, Rule::Verdict(Verdict::NotImplemented)),
         ])
         .collect();
-    rules.sort_unstable_by_key(|(number, _)| *number);
-    let mut ranges = vec![(0, Rule::Verdict(Verdict::NotPermitted))];
+    sorted(rules)
+}
+
+/// Returns where each range of numbers with one rule starts; it ends where the next one does.
+/// Numbers without a rule of their own have the one for `others`.
+fn ranges(rules: &[(u32, Rule)], others: Rule) -> Vec<(u32, Rule)> {
+    let mut ranges = vec![(0, others)];
     let mut add = |start: u32, rule: Rule| {
         let (last_start, last_rule) = *ranges.last().expect("it starts with one");
         if last_start == start {
@@ -110,10 +178,15 @@ fn ranges(numbers: Numbers) -> Vec<(u32, Rule)> {
             ranges.push((start, rule));
         }
     };
-    for (number, rule) in &rules {
+    for (number, rule) in rules {
         add(*number, *rule);
-        add(number + 1, Rule::Verdict(Verdict::NotPermitted));
+        add(number + 1, others);
     }
+    ranges
+}
+
+fn docker_ranges(rules: &[(u32, Rule)], numbers: Numbers) -> Vec<(u32, Rule)> {
+    let mut ranges = ranges(rules, Rule::Verdict(Verdict::NotPermitted));
     // Calls newer than the table do not exist, so that programs fall back to older ones.
     let newest = rules.iter().map(|(number, _)| *number).filter(|number| *number < 0x1000).max();
     let newer = newest.expect("there are calls") + 1;
@@ -171,6 +244,18 @@ impl Rule {
                 finish(Verdict::NotPermitted),
                 finish(Verdict::Allow),
             ],
+            Self::AskIfCreating { flags } => vec![
+                load(ARGUMENT_0_LOW + flags * ARGUMENT),
+                jump_if_any_bit(CREATING, 0, 1),
+                finish(Verdict::Ask),
+                finish(Verdict::Allow),
+            ],
+            Self::Prctl => vec![
+                load(ARGUMENT_0_LOW),
+                jump_if_equal(SET_TIMER_SLACK, 0, 1),
+                finish(Verdict::Pretend),
+                finish(Verdict::Allow),
+            ],
         }
     }
 }
@@ -210,6 +295,8 @@ fn finish(verdict: Verdict) -> sock_filter {
         Verdict::NotPermitted => errno(libc::EPERM),
         Verdict::NotImplemented => errno(libc::ENOSYS),
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        Verdict::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Verdict::Pretend => errno(0),
     };
     instruction(libc::BPF_RET | libc::BPF_K, 0, 0, value)
 }
@@ -226,8 +313,9 @@ mod tests {
     const OTHER: u32 = 0x4000_0003;
 
     /// Runs the program for x86-64 as the kernel does, on a call with one argument.
-    fn run(architecture: u32, number: u32, argument: u64) -> u32 {
-        let program = filter((NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
+    fn run(profile: Profile, architecture: u32, number: u32, arguments: [u64; 3]) -> u32 {
+        let program = filter_for(profile, (NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
+        let argument = arguments[0];
         let low = u32::try_from(argument & 0xffff_ffff).unwrap();
         let high = u32::try_from(argument >> 32).unwrap();
         let (mut position, mut register) = (0, 0);
@@ -242,6 +330,10 @@ mod tests {
                         ARCHITECTURE => architecture,
                         ARGUMENT_0_LOW => low,
                         ARGUMENT_0_HIGH => high,
+                        24 | 32 => {
+                            let index = (k - ARGUMENT_0_LOW) / ARGUMENT;
+                            u32::try_from(arguments[index as usize]).unwrap()
+                        }
                         _ => panic!("loads {k}"),
                     }
                 }
@@ -259,7 +351,7 @@ mod tests {
 
     fn check((architecture, number, argument): (u32, u32, u64), expected: Verdict) {
         assert_eq!(
-            run(architecture, number, argument),
+            run(Profile::Docker, architecture, number, [argument, 0, 0]),
             finish(expected).k,
             "call {number} with {argument:#x} on {architecture:#x}"
         );
@@ -314,8 +406,60 @@ mod tests {
 
     #[test]
     fn programs_are_short_enough() {
-        let x86 = filter((NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
-        let arm = filter((0xc000_00b7, Numbers::Aarch64), (0x4000_0028, Numbers::Arm));
-        assert!(x86.len() < 1000 && arm.len() < 1000, "{} {}", x86.len(), arm.len());
+        for profile in [Profile::Docker, Profile::DockerAsking, Profile::Asking] {
+            let x86 = filter_for(profile, (NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
+            let arm = (0x4000_0028, Numbers::Arm);
+            let arm = filter_for(profile, (0xc000_00b7, Numbers::Aarch64), arm);
+            assert!(x86.len() < 1200 && arm.len() < 1200, "{} {}", x86.len(), arm.len());
+        }
+    }
+
+    #[test]
+    fn questions_are_about_owners_and_users_only() {
+        let check = |architecture, number, arguments, expected| {
+            for profile in [Profile::DockerAsking, Profile::Asking] {
+                let verdict = run(profile, architecture, number, arguments);
+                assert_eq!(verdict, finish(expected).k, "{profile:?}: {number} {arguments:?}");
+            }
+        };
+        let (read_only, create) = (0, 0o101);
+        let temporary = 0o20_200_002;
+        check(NATIVE, 92, [0, 0, 0], Verdict::Ask);
+        check(NATIVE, 102, [0, 0, 0], Verdict::Ask);
+        check(NATIVE, 332, [0, 0, 0], Verdict::Ask);
+        check(NATIVE, 0, [0, 0, 0], Verdict::Allow);
+        check(NATIVE, 2, [0, read_only, create], Verdict::Allow);
+        check(NATIVE, 2, [0, create, 0], Verdict::Ask);
+        check(NATIVE, 257, [0, create, read_only], Verdict::Allow);
+        check(NATIVE, 257, [0, 0, create], Verdict::Ask);
+        check(NATIVE, 257, [0, 0, temporary], Verdict::Ask);
+        check(NATIVE, 257, [0, 0, 0o200_000], Verdict::Allow);
+        check(NATIVE, 157, [29, 1, 0], Verdict::Pretend);
+        check(NATIVE, 157, [15, 0, 0], Verdict::Allow);
+        check(OTHER, 212, [0, 0, 0], Verdict::Ask);
+        // 16-bit ids.
+        check(OTHER, 182, [0, 0, 0], Verdict::Allow);
+        // Everything else is as it was.
+        let reboot = [0, 0, 0];
+        assert_eq!(
+            run(Profile::DockerAsking, NATIVE, 169, reboot),
+            finish(Verdict::NotPermitted).k
+        );
+        assert_eq!(run(Profile::Asking, NATIVE, 169, reboot), finish(Verdict::Allow).k);
+        for number in 0..600 {
+            let asks =
+                run(Profile::Asking, NATIVE, number, [0, create, create]) == finish(Verdict::Ask).k;
+            let known = asked::asked(Numbers::X86_64).any(|(other, _)| other == number);
+            assert_eq!(asks, known, "{number}");
+        }
+    }
+
+    #[test]
+    fn every_name_that_is_asked_about_exists() {
+        assert_eq!(asked::asked(Numbers::X86_64).count(), 38);
+        // Without the calls that have a successor with a folder.
+        assert_eq!(asked::asked(Numbers::Aarch64).count(), 29);
+        assert_eq!(asked::asked(Numbers::X86).count(), 34);
+        assert_eq!(asked::asked(Numbers::Arm).count(), 34);
     }
 }

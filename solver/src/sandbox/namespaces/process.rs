@@ -15,12 +15,17 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::message::{Failure, OrFail};
+use super::ownership::{self, Ownership};
 use super::syscalls;
 use crate::graph::{NetworkMode, SecurityMode, Ulimit};
+use crate::sandbox::seccomp::{self, Profile};
 use crate::sandbox::{Credentials, ProcessSpec, capabilities};
 
 /// The exit code of a step whose program cannot be executed; BuildKit's.
 const CANNOT_EXECUTE: i32 = 1;
+
+/// Is given the descriptor at which questions about owners come in.
+pub(super) type OnListener<'a> = &'a mut dyn FnMut(OwnedFd) -> io::Result<()>;
 
 /// Turns this process, which is alone in its new namespaces and sees its file tree, into the
 /// command of `process`.
@@ -29,6 +34,7 @@ pub(super) fn become_command(
     filter: &[libc::sock_filter],
     stdout: OwnedFd,
     stderr: OwnedFd,
+    on_listener: OnListener<'_>,
 ) -> Result<Infallible, Failure> {
     // There are kernels without keyrings, and users with too many: the session keyring of the
     // caller then stays joined, but its keys are not ours to read under another user.
@@ -46,7 +52,7 @@ pub(super) fn become_command(
         .or_fail(|| format!("cannot enter the working directory `{}`", process.cwd))?;
     connect_streams(stdout, stderr).or_fail(|| "cannot connect standard input and output")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    confine(process.security, &process.user, filter)?;
+    confine(process.security, &process.user, filter, on_listener)?;
     execute(process)
 }
 
@@ -92,10 +98,22 @@ fn confine(
     security: SecurityMode,
     user: &Credentials,
     filter: &[libc::sock_filter],
+    on_listener: OnListener<'_>,
 ) -> Result<(), Failure> {
     let own = rustix::thread::capabilities(None).or_fail(|| "cannot read the capabilities")?;
     let bounding = capabilities::bounding(security, own.permitted);
     drop_from_bounding_set(bounding).or_fail(|| "cannot give up capabilities")?;
+    if Ownership::of_this_process() == Ownership::Remembered {
+        install_asking_filter(security, filter, on_listener)?;
+        // Whoever it believes to be, it is root to the kernel.
+        let sets = CapabilitySets {
+            effective: bounding,
+            permitted: bounding,
+            inheritable: CapabilitySet::empty(),
+        };
+        return rustix::thread::set_capabilities(None, sets)
+            .or_fail(|| "cannot set the capabilities");
+    }
     if security == SecurityMode::Sandbox && !filter.is_empty() {
         syscalls::install_filter(filter).or_fail(|| "cannot install the filter of system calls")?;
     }
@@ -117,6 +135,31 @@ fn confine(
         SecurityMode::Insecure => keep_all(bounding),
     }
     .or_fail(|| "cannot set the capabilities")
+}
+
+/// Lets rbuild answer about owners and users from here on.
+fn install_asking_filter(
+    security: SecurityMode,
+    filter: &[libc::sock_filter],
+    on_listener: OnListener<'_>,
+) -> Result<(), Failure> {
+    ownership::mark_first()?;
+    let listener = match security {
+        SecurityMode::Sandbox => ownership::install_filter(filter),
+        SecurityMode::Insecure => ownership::install_filter(&seccomp::filter(Profile::Asking)),
+    };
+    let listener =
+        listener.or_fail(|| "cannot install the filter of system calls").map_err(|failure| {
+            match failure.errno {
+            Some(libc::EBUSY) => failure.with_hint(
+                "this container's own filter asks somebody about system calls, and no second one \
+                 can: run it with `--security-opt seccomp=unconfined`, or give this user ranges in \
+                 /etc/subuid and /etc/subgid",
+            ),
+            _ => failure,
+        }
+        })?;
+    on_listener(listener).or_fail(|| "cannot reach the step's supervisor")
 }
 
 fn drop_from_bounding_set(keep: CapabilitySet) -> rustix::io::Result<()> {

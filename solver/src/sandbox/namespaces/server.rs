@@ -22,12 +22,13 @@ use rustix::thread::UnshareFlags;
 use super::cgroup::{Places, Wanted};
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors, Start};
 use super::network::Network;
+use super::ownership::Ownership;
 use super::supervisor::{Lent, supervise};
 use super::syscalls::{self, Cloned};
 use super::{bounds, file_system};
 use crate::graph::NetworkMode;
 use crate::sandbox::resources::Resources;
-use crate::sandbox::seccomp;
+use crate::sandbox::seccomp::{self, Profile};
 
 /// The first argument that makes rbuild a sandbox server.
 pub(super) const ARGUMENT: &str = "__sandbox";
@@ -97,7 +98,10 @@ fn copied_program() -> io::Result<OwnedFd> {
 fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     syscalls::forget_children();
-    let filter = seccomp::default_filter();
+    let filter = seccomp::filter(match Ownership::of_this_process() {
+        Ownership::Set => Profile::Docker,
+        Ownership::Remembered => Profile::DockerAsking,
+    });
     let killed_before = bounds::killed_for_memory();
     let mut network = None;
     let mut groups = Groups::default();

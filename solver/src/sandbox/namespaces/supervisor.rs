@@ -17,6 +17,7 @@ use super::message::{
 };
 use super::mount_point::{self, Stub};
 use super::network::Network;
+use super::ownership::{self, Keeper, Ownership};
 use super::syscalls::{self, Cloned};
 use super::{bounds, process, tree};
 use crate::graph::NetworkMode;
@@ -29,6 +30,8 @@ enum Word {
     Stub(Stub),
     /// The socket that goes with this listens in place of that of the mount at this position.
     Socket(usize),
+    /// Questions about owners come in at what goes with this.
+    Questions,
     /// It cannot become the command.
     Failed(Failure),
 }
@@ -74,6 +77,10 @@ fn run(
         network.enter().or_fail(|| "cannot enter the network")?;
         request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
     }
+    let keeper = match Ownership::of_this_process() {
+        Ownership::Set => None,
+        Ownership::Remembered => Some(Keeper::prepare(&request.process.user)?),
+    };
     let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
     let namespaces = namespaces(request.process.network);
     let group = lent.groups.map(Group::enter).transpose()?;
@@ -99,7 +106,7 @@ fn run(
                 Some(group) if group.limits_memory() => group.killed_for_memory() > 0,
                 Some(_) | None => by_signal && bounds::killed_for_memory() > lent.killed_before,
             };
-            let report = watch(&step, word, control, killed);
+            let report = watch(&step, word, control, keeper.as_ref(), killed);
             if let Some(group) = group {
                 group.remove();
             }
@@ -134,7 +141,9 @@ fn inside(
         |index, listener: OwnedFd| message::send(word, &Word::Socket(index), &[listener.as_fd()]);
     let lowest = tree::Lowest { stubs: request.stubs.as_deref(), empty: request.empty.as_deref() };
     tree::enter(&request.process, lowest, &mut on_stub, &mut on_socket)?;
-    process::become_command(&request.process, filter, stdout, stderr)
+    let mut on_listener =
+        |listener: OwnedFd| message::send(word, &Word::Questions, &[listener.as_fd()]);
+    process::become_command(&request.process, filter, stdout, stderr, &mut on_listener)
 }
 
 /// Waits for the step to end, or for the caller to lose interest, which ends it.
@@ -142,9 +151,11 @@ fn watch(
     step: &OwnedFd,
     word: OwnedFd,
     control: BorrowedFd<'_>,
+    keeper: Option<&Keeper>,
     killed_for_memory: impl FnOnce(bool) -> bool,
 ) -> Result<Report, Failure> {
     let mut stubs = Vec::new();
+    let mut keeping = None;
     let mut failure = None;
     let mut word = Some(word);
     let mut killed = false;
@@ -173,6 +184,12 @@ fn watch(
                     message::send(control, &Report::Socket(index), &sockets)
                         .or_fail(|| "cannot reach rbuild")?;
                 }
+                Ok(Some((Word::Questions, listeners))) => {
+                    if let (Some(keeper), Some(listener)) = (keeper, listeners.into_iter().next()) {
+                        let started = keeper.start(listener);
+                        keeping = Some(started.or_fail(|| "cannot start a process")?);
+                    }
+                }
                 Ok(Some((Word::Failed(told), _))) => failure = Some(told),
                 // The command has taken over, or the process is gone.
                 Ok(None) | Err(_) => word = None,
@@ -193,6 +210,9 @@ fn watch(
         rustix::process::waitid(WaitId::PidFd(step.as_fd()), WaitIdOptions::EXITED)
     })
     .or_fail(|| "cannot wait for a step")?;
+    if let Some(keeper) = &keeping {
+        ownership::end(keeper)?;
+    }
     for (stub, folder) in stubs.iter().rev() {
         mount_point::remove(stub, folder.as_fd())
             .or_fail(|| format!("cannot remove the mount point `{}`", stub.name()))?;

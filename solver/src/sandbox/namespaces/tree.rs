@@ -20,10 +20,12 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use rbuild_cache::layer::whiteout::Marks;
+use rbuild_cache::metadata;
 
 use super::file_system::{self, Overlay, attach};
 use super::message::{Failure, OrFail};
 use super::mount_point::{self, Kind, Stub};
+use super::ownership::Ownership;
 use crate::graph::SecurityMode;
 use crate::sandbox::proc_masks::{MASKED_PROC, MASKED_SYS, READ_ONLY_PROC};
 use crate::sandbox::{ProcessSpec, RootFs, SandboxMount, SandboxMountSource};
@@ -212,8 +214,7 @@ impl MemoryFiles {
         )?;
         let address = format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd());
         rustix::net::bind(&listener, &SocketAddrUnix::new(address)?)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        give(&self.0, name, (uid, gid))?;
         rustix::fs::chmodat(&self.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
         rustix::net::listen(&listener, 16)?;
         Ok((listener, file_system::clone(&self.0, name, INERT)?))
@@ -242,8 +243,7 @@ impl MemoryFiles {
                 rest = &rest[written..];
             }
             if (uid, gid) != (0, 0) {
-                let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-                rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+                give(&self.0, name, (uid, gid))?;
             }
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
             file_system::clone(&self.0, name, INERT | READ_ONLY)
@@ -339,20 +339,24 @@ impl Tree<'_> {
     /// stays, as with BuildKit (`executor/runcexecutor/executor.go`).
     fn ensure_working_directory(&mut self, process: &ProcessSpec) -> Result<(), Failure> {
         let owner = (process.user.uid, process.user.gid);
-        let mut give = |stub: Stub, folder: OwnedFd| {
-            let (uid, gid) =
-                (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-            Ok(rustix::fs::chownat(
-                folder,
-                stub.name(),
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )?)
-        };
+        let mut give = |stub: Stub, folder: OwnedFd| give(folder, stub.name(), owner);
         mount_point::ensure(self.root, &process.cwd, Kind::Directory, &mut give)
             .or_fail(|| format!("cannot make the working directory `{}`", process.cwd))?;
         Ok(())
+    }
+}
+
+/// Gives the file `name` in `folder` to a user and a group.
+fn give(folder: impl AsFd, name: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
+    match metadata::set_owner_at(folder, name.as_ref(), uid, gid) {
+        // Before Linux 6.6 nothing is remembered in memory; everybody is root there anyway.
+        Err(error)
+            if error.kind() == io::ErrorKind::Unsupported
+                && Ownership::of_this_process() == Ownership::Remembered =>
+        {
+            Ok(())
+        }
+        result => result,
     }
 }
 

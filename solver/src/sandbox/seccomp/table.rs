@@ -39,6 +39,12 @@ pub(super) fn special(numbers: Numbers) -> [u32; 4] {
     }
 }
 
+/// Returns the number of the call of that name, if the architecture has it.
+pub(super) fn number_of(name: &str, numbers: Numbers) -> Option<u32> {
+    let row = ALLOWED.binary_search_by_key(&name, |row| row.0).ok()?;
+    number(&ALLOWED[row], numbers)
+}
+
 fn number((_, x86_64, x86, aarch64, arm): &Row, numbers: Numbers) -> Option<u32> {
     let number = match numbers {
         Numbers::X86_64 => *x86_64,
