@@ -10,6 +10,7 @@ pub mod diff;
 pub mod entries;
 pub mod flatten;
 pub mod implied;
+pub mod opaque;
 pub mod pack;
 pub mod tar_reader;
 pub mod tar_writer;

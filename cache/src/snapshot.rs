@@ -27,6 +27,8 @@ pub use overlay::OverlaySnapshotter;
 use crate::digest::{DiffId, Digest, TreeDigest};
 use crate::layer::content::{self, Content, Known};
 use crate::layer::diff::Before;
+use crate::layer::entries::{Entry, entries};
+use crate::layer::opaque;
 use crate::layer::whiteout;
 use crate::remove::remove_tree;
 use crate::session::{Session, Temporary, held_names, random_name};
@@ -337,10 +339,34 @@ impl Committed {
     }
 
     fn commit(&self, id: &SnapshotId, draft: Draft) -> Result<Snapshot, SnapshotError> {
+        let entries = entries(&draft.folder())?;
+        self.commit_entries(id, draft, &entries)
+    }
+
+    /// Commits what overlayfs wrote into `draft` over the folders `lower`.
+    fn commit_over(
+        &self,
+        id: &SnapshotId,
+        draft: Draft,
+        lower: &[PathBuf],
+    ) -> Result<Snapshot, SnapshotError> {
+        let mut entries = entries(&draft.folder())?;
+        opaque::unmark(&draft.folder(), &mut entries, lower)?;
+        self.commit_entries(id, draft, &entries)
+    }
+
+    /// Commits `draft`, in which `entries` are.
+    fn commit_entries(
+        &self,
+        id: &SnapshotId,
+        draft: Draft,
+        entries: &[Entry],
+    ) -> Result<Snapshot, SnapshotError> {
         let Draft { temporary, known, implied } = draft;
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Content { digest, size } = content::of_folder(&temporary.path().join("fs"), &known)?;
+        let folder = temporary.path().join("fs");
+        let Content { digest, size } = content::of_entries(&folder, entries, &known)?;
         let meta = Meta { content: digest, size, boot: self.boot.as_ref().into(), implied };
         write_meta(&temporary.path().join("meta"), &meta)?;
         self.session.hold(id.as_str())?;

@@ -13,7 +13,7 @@ use super::entries::{Entry, Kind, entries};
 use crate::digest::{Digest, Hasher, TreeDigest};
 
 /// What the bytes that are hashed begin with; changes whenever their meaning does.
-const VERSION: &str = "rbuild layer content 1";
+const VERSION: &str = "rbuild layer content 2";
 
 /// Bytes below which hashing on one thread is over before a second one has begun.
 const WORTH_SHARING: u64 = 512 << 10;
@@ -22,7 +22,8 @@ const WORTH_SHARING: u64 = 512 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The digest of all paths with their types, modes, owners, bytes, targets, device numbers,
-    /// extended attributes and hard links; not of times.
+    /// extended attributes and hard links; not of times. Sockets do not count: nobody listens on
+    /// them any more, and no tar can hold them, so that a layer that was sent has none.
     pub digest: TreeDigest,
     /// The bytes of the files, each counted once however many hard links it has.
     pub size: u64,
@@ -45,7 +46,11 @@ impl Known {
 
 /// What `folder` contains. The digests of some files may be `known`.
 pub fn of_folder(folder: &Path, known: &Known) -> io::Result<Content> {
-    let entries = entries(folder)?;
+    of_entries(folder, &entries(folder)?, known)
+}
+
+/// Like [`of_folder`] for a folder whose `entries` were listed.
+pub fn of_entries(folder: &Path, entries: &[Entry], known: &Known) -> io::Result<Content> {
     let size = entries.iter().map(file_size).sum();
     let digest_of = |entry: &Entry| match entry.kind {
         Kind::File { .. } => match known.of(entry) {
@@ -63,7 +68,8 @@ pub fn of_folder(folder: &Path, known: &Known) -> io::Result<Content> {
     };
     let mut hasher = Hasher::new();
     hasher.field(VERSION);
-    for (entry, file) in entries.iter().zip(files) {
+    let counted = |(entry, _): &(&Entry, _)| entry.kind != Kind::Socket;
+    for (entry, file) in entries.iter().zip(files).filter(counted) {
         add(&mut hasher, entry, file);
     }
     Ok(Content { digest: TreeDigest(hasher.digest()), size })

@@ -13,6 +13,7 @@ use fs_err::File;
 use rustix::fs::{major, minor};
 
 use super::entries::{Entry, Kind, entries};
+use super::opaque;
 use super::tar_reader::{TarEntry, TarKind};
 use super::tar_writer::TarWriter;
 use super::whiteout;
@@ -94,8 +95,11 @@ fn write_entry(
             return Ok(writer.entry(&whiteout)?);
         }
         Kind::Socket => return Ok(()),
-        Kind::Folder { opaque } => {
-            is_opaque = opaque && hides(options, &entry.path)?;
+        Kind::Folder { opaque: marked } => {
+            is_opaque = match &options.lower {
+                Some(lower) => marked && opaque::hides(lower, &entry.path)?,
+                None => marked,
+            };
             TarKind::Folder
         }
         Kind::File { size } => TarKind::File { size },
@@ -130,21 +134,6 @@ fn write_data(writer: &mut TarWriter<impl Write>, path: &Path, size: u64) -> Res
         return Err(PackError::Changed(path.to_owned()));
     }
     Ok(())
-}
-
-/// Whether lower layers have a folder at `path`.
-fn hides(options: &PackOptions, path: &Path) -> io::Result<bool> {
-    let Some(lower) = &options.lower else { return Ok(true) };
-    for folder in lower {
-        match fs_err::symlink_metadata(folder.join(path)) {
-            Ok(metadata) if metadata.is_dir() => return Ok(true),
-            Ok(_) => {}
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(false)
 }
 
 /// An empty file. Nothing about it means anything but its name, and nothing about it may depend on

@@ -71,6 +71,15 @@ pub fn make_whiteout(path: &Path) -> io::Result<()> {
     rustix::fs::mknodat(CWD, path, kind, Mode::empty(), 0).map_err(|e| at(path, e))
 }
 
+/// Lets the folder at `path` hide nothing.
+pub fn set_transparent(path: &Path) -> io::Result<()> {
+    let name = Marks::of_this_process().opaque();
+    match rustix::fs::lremovexattr(path, name) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(e) => Err(at(path, e)),
+    }
+}
+
 /// Whether the folder at `path` hides what lower layers have in it.
 pub fn is_opaque(path: &Path) -> io::Result<bool> {
     let mut value = [0; 2];

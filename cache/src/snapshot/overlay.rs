@@ -31,6 +31,9 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn commit_active(&self, id: &SnapshotId, active: Active) -> Result<Snapshot, SnapshotError> {
         remove_tree(&active.draft.temporary.path().join("work"))?;
-        self.committed.commit(id, active.draft)
+        match &active.kind {
+            ActiveKind::Overlay { lower } => self.committed.commit_over(id, active.draft, lower),
+            ActiveKind::Copy(_) => Err(SnapshotError::Foreign),
+        }
     }
 }
