@@ -106,6 +106,15 @@ pub enum Cause {
         /// What the flag has to name.
         entitlement: String,
     },
+    /// What a cache of others says of a step does not hold, or cannot be had. Its record is dropped:
+    /// solving again does without.
+    #[error("the result of `{step}` that was found elsewhere cannot be used: {reason}")]
+    Rejected {
+        /// The step.
+        step: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Something is asked for that rbuild does not do.
     #[error("{0}")]
     Unsupported(String),

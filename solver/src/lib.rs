@@ -17,6 +17,7 @@ pub mod key;
 pub mod mount;
 pub mod ops;
 pub mod progress;
+pub mod remote_cache;
 pub mod sandbox;
 mod single_flight;
 pub mod solve;

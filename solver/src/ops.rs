@@ -20,16 +20,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
-use rbuild_cache::snapshot::Snapshot;
 use rbuild_cache::view::View;
 
 use crate::error::{Cause, SolveError};
 use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
 use crate::key::{self, InputDigest};
 use crate::progress::{EventKind, Task};
+use crate::remote_cache::{RemoteLayer, StepResult};
 use crate::single_flight;
 use crate::solve::Surroundings;
-use crate::tree::{Folder, Output, Tree};
+use crate::tree::{Folder, Output, Tree, TreeLayer};
 
 /// How often a context that keeps changing is read.
 const READS_MAX: usize = 3;
@@ -74,7 +74,11 @@ impl Worker {
                 Ok(output)
             }
             Err(cause) => {
-                work.task.tell(EventKind::Failed { message: cause.to_string() });
+                work.task.tell(match &cause {
+                    // It is not the step's fault, and not the end.
+                    Cause::Rejected { .. } => EventKind::Canceled,
+                    cause => EventKind::Failed { message: cause.to_string() },
+                });
                 Err(SolveError::new(vertex, cause))
             }
         }
@@ -102,8 +106,13 @@ impl Worker {
         folder.ok_or_else(|| Cause::Unsupported(format!("there is no build context `{name}`")))
     }
 
-    /// Looks for a result under `key`; a record whose snapshot is gone counts as none.
-    pub(crate) fn known(&self, work: &Work<'_>, key: &CacheKey) -> Result<Option<Snapshot>, Cause> {
+    /// Looks for a result under `key`: here, where a record whose snapshot is gone counts as none,
+    /// and then elsewhere.
+    pub(crate) async fn known(
+        &self,
+        work: &Work<'_>,
+        key: &CacheKey,
+    ) -> Result<Option<TreeLayer>, Cause> {
         if work.vertex.ignore_cache {
             return Ok(None);
         }
@@ -112,10 +121,12 @@ impl Worker {
             if let Some(record) = source.find(key).map_err(Cause::state)?
                 && let Some(snapshot) = snapshots.get(&record.snapshot).map_err(Cause::state)?
             {
-                return Ok(Some(snapshot));
+                return Ok(Some(TreeLayer::Snapshot(snapshot)));
             }
         }
-        Ok(None)
+        let Some(remote) = &self.surroundings.remote else { return Ok(None) };
+        let found = remote.find(key).await;
+        Ok(found.map(|result| TreeLayer::Remote(Arc::new(RemoteLayer { result, key: *key }))))
     }
 
     /// Tells that the result was known.
@@ -124,14 +135,24 @@ impl Worker {
         work.task.tell(EventKind::Cached);
     }
 
-    /// Writes down that `snapshot` is the result of `work` under `keys`.
+    /// Tells those who share results that `work`, over `base`, came to `layer`; returns the tree.
+    pub(crate) fn came_to(&self, keys: Vec<CacheKey>, base: Tree, layer: TreeLayer) -> Tree {
+        if let Some(remote) = &self.surroundings.remote {
+            remote.came_to(StepResult { keys, layer: layer.clone(), base: base.clone() });
+        }
+        base.with_layer(layer)
+    }
+
+    /// Writes down that `layer` is the result of `work` under `keys`. What is elsewhere is written
+    /// down when it was fetched.
     pub(crate) async fn record(
         &self,
         work: &Work<'_>,
         keys: Vec<CacheKey>,
-        snapshot: &Snapshot,
+        layer: &TreeLayer,
         inputs: &[InputDigest],
     ) -> Result<(), Cause> {
+        let TreeLayer::Snapshot(snapshot) = layer else { return Ok(()) };
         let record = CacheRecord {
             snapshot: snapshot.id.clone(),
             content: snapshot.content,
@@ -167,20 +188,26 @@ impl Worker {
         let base = tree(inputs.remove(0))?;
         let base_digest = InputDigest::Tree(base.digest());
         let definition = definition_key(&work.vertex.op, &base, &inputs);
-        if let Some(key) = &definition
-            && let Some(snapshot) = self.known(work, key)?
+        if let Some(key) = definition
+            && let Some(layer) = self.known(work, &key).await?
         {
             Self::hit(work);
-            return Ok(base.with(snapshot));
+            return Ok(self.came_to(vec![key], base, layer));
         }
-        let base_view = self.view(&base, &work.task).await?;
+        // The layers below are fetched only when it is certain that something is written over them.
+        let reads_base = file::reads_base(op);
+        let mut base_view = None;
+        if reads_base {
+            base_view = Some(self.view(&base, &work.task).await?);
+        }
         let mut sources = Vec::with_capacity(inputs.len());
         for input in &inputs {
             sources.push(self.source(input, &work.task).await?);
         }
-        let (op, state) = (op.clone(), self.surroundings.state.clone());
+        let state = self.surroundings.state.clone();
+        let (of_op, of_view) = (op.clone(), base_view.clone());
         let (plan, checksum) = blocking(move || {
-            let plan = file::plan(&op, &base_view, &sources, &state)?;
+            let plan = file::plan(&of_op, of_view.as_ref(), &sources, &state)?;
             let checksum = plan.checksum()?;
             Ok::<_, Cause>((plan, checksum))
         })
@@ -189,15 +216,20 @@ impl Worker {
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
         let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
-        if let Some(snapshot) = self.known(work, &content)? {
+        if let Some(layer) = self.known(work, &content).await? {
             Self::hit(work);
-            self.record(work, keys, &snapshot, &digests).await?;
-            return Ok(base.with(snapshot));
+            self.record(work, keys.clone(), &layer, &digests).await?;
+            return Ok(self.came_to(keys, base, layer));
         }
-        let state = self.surroundings.state.clone();
-        let snapshot = blocking(move || Ok(plan.commit(&state)?)).await?;
-        self.record(work, keys, &snapshot, &digests).await?;
-        Ok(base.with(snapshot))
+        let base_view = match base_view {
+            Some(view) => view,
+            None => self.view(&base, &work.task).await?,
+        };
+        let (state, op) = (self.surroundings.state.clone(), op.clone());
+        let written = move || Ok(plan.over(&op, base_view)?.commit(&state)?);
+        let layer = TreeLayer::Snapshot(blocking(written).await?);
+        self.record(work, keys.clone(), &layer, &digests).await?;
+        Ok(self.came_to(keys, base, layer))
     }
 
     /// A view of `tree`, whose layers are fetched and unpacked first.

@@ -24,6 +24,7 @@ use crate::jobs::Gate;
 use crate::mount::{Secret, SshAgent};
 use crate::ops::Worker;
 use crate::progress::Reporter;
+use crate::remote_cache::RemoteCache;
 use crate::sandbox::Sandbox;
 use crate::sandbox::resources::Resources;
 use crate::tree::{Output, Tree};
@@ -34,6 +35,8 @@ pub struct Surroundings {
     pub state: StateFolder,
     /// Who is asked for results before work is done, in this order.
     pub sources: Vec<Arc<dyn CacheSource>>,
+    /// Who knows results of other machines, and is told of those of this one.
+    pub remote: Option<Arc<dyn RemoteCache>>,
     /// Runs commands.
     pub sandbox: Arc<dyn Sandbox>,
     /// Fetches layers of base images.

@@ -7,6 +7,7 @@ use rbuild_cache::digest::{Hasher, TreeDigest};
 use rbuild_cache::snapshot::Snapshot;
 
 use crate::graph::ImageLayer;
+use crate::remote_cache::RemoteLayer;
 
 /// A file tree: layers, lowest first. Layers of base images need not be here yet.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +28,8 @@ pub enum TreeLayer {
     },
     /// Made by a step.
     Snapshot(Snapshot),
+    /// Made by a step elsewhere: fetched, unpacked and checked when somebody reads it.
+    Remote(Arc<RemoteLayer>),
 }
 
 impl Tree {
@@ -44,6 +47,10 @@ impl Tree {
                     hasher.field("content");
                     hasher.field(snapshot.content.0.as_bytes());
                 }
+                TreeLayer::Remote(remote) => {
+                    hasher.field("content");
+                    hasher.field(remote.result.content.0.as_bytes());
+                }
             }
         }
         TreeDigest(hasher.digest())
@@ -51,8 +58,14 @@ impl Tree {
 
     /// The tree with one more layer on top.
     #[must_use]
-    pub fn with(mut self, snapshot: Snapshot) -> Self {
-        self.layers.push(TreeLayer::Snapshot(snapshot));
+    pub fn with(self, snapshot: Snapshot) -> Self {
+        self.with_layer(TreeLayer::Snapshot(snapshot))
+    }
+
+    /// The tree with one more layer on top, wherever that is.
+    #[must_use]
+    pub fn with_layer(mut self, layer: TreeLayer) -> Self {
+        self.layers.push(layer);
         self
     }
 }

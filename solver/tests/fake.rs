@@ -112,6 +112,7 @@ impl World {
         let surroundings = Surroundings {
             sources: vec![state.index().clone()],
             state,
+            remote: None,
             sandbox: sandbox.clone(),
             images: Arc::new(Nowhere),
             http: Arc::new(Nowhere),

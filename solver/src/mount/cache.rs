@@ -120,9 +120,8 @@ impl Fresh<'_> {
         fs_err::create_dir(&fs).map_err(Cause::state)?;
         if let Some((view, path)) = initial {
             let op = FileOp { actions: vec![FileAction::Copy(whole(path))] };
-            let base = View::layers(Vec::new());
             let sources = [file::SourceTree::tree(view.clone())];
-            file::plan(&op, &base, &sources, state)?.execute(&fs)?;
+            file::plan(&op, None, &sources, state)?.execute(&fs)?;
         } else {
             let folder = fs_err::File::open(&fs).map_err(Cause::state)?;
             if rustix::process::geteuid().is_root() {

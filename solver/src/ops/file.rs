@@ -36,7 +36,7 @@ use self::destination::Destination;
 use self::mode::Chmod;
 use self::reuse::{Identity, Last};
 use self::select::{Content, Selection};
-use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange};
+use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange, Name, Owner};
 use crate::tree::Folder;
 
 /// Says why files could not be written.
@@ -188,8 +188,10 @@ impl SourceTree {
 /// What a file op is going to write: everything it reads has been looked at.
 #[derive(Debug)]
 pub struct Plan {
+    /// What is written over; empty until [`Plan::over`] says.
     base: View,
-    steps: Vec<Step>,
+    /// Each with the number of the action it belongs to.
+    steps: Vec<(usize, Step)>,
     /// Names what the same op writes in another build: the op and the folders it reads.
     line: Digest,
 }
@@ -223,32 +225,35 @@ enum Origin {
 
 /// Looks at what `op` reads.
 ///
-/// Input 0 is `base`, and input n is the nth of `sources`, counted from one. May read many files:
-/// call it where blocking is fine.
+/// Input 0 is `base`, which only ops that copy from it need ([`reads_base`]), and input n is the nth
+/// of `sources`, counted from one. Owners that are names stay open until [`Plan::over`]. May read
+/// many files: call it where blocking is fine.
 ///
 /// # Panics
 /// When `op` names an input that is not in `sources`.
 pub fn plan(
     op: &FileOp,
-    base: &View,
+    base: Option<&View>,
     sources: &[SourceTree],
     state: &StateFolder,
 ) -> Result<Plan, FileError> {
     let mut memos = Memos { state, open: Vec::new() };
     let mut steps = Vec::new();
-    for action in &op.actions {
+    let base = base.cloned().unwrap_or_else(|| View::layers(Vec::new()));
+    for (number, action) in op.actions.iter().enumerate() {
+        let mut of_action = Vec::new();
         match action {
-            FileAction::Mkdir(mkdir) => steps.push(Step::Mkdir {
+            FileAction::Mkdir(mkdir) => of_action.push(Step::Mkdir {
                 path: mkdir.path.clone(),
                 mode: mkdir.mode & 0o777,
                 parents: mkdir.parents,
-                owner: resolved_owner(base, mkdir.owner.as_ref())?.unwrap_or_default(),
+                owner: numbered_owner(mkdir.owner.as_ref()).unwrap_or_default(),
                 time: mkdir.time,
             }),
-            FileAction::WriteFile(file) => steps.push(Step::WriteFile {
+            FileAction::WriteFile(file) => of_action.push(Step::WriteFile {
                 path: file.path.clone(),
                 mode: file.mode & 0o777,
-                owner: resolved_owner(base, file.owner.as_ref())?.unwrap_or_default(),
+                owner: numbered_owner(file.owner.as_ref()).unwrap_or_default(),
                 data: file.data.clone(),
             }),
             FileAction::Copy(copy) => {
@@ -257,9 +262,10 @@ pub fn plan(
                     CopySource::Input(input) => Some(&sources[*input - 1]),
                     CopySource::Inline(_) => None,
                 };
-                plan_copy(copy, base, from, &mut memos, &mut steps)?;
+                plan_copy(copy, from, &mut memos, &mut of_action)?;
             }
         }
+        steps.extend(of_action.into_iter().map(|step| (number, step)));
     }
     memos.save();
     let mut line = Hasher::new();
@@ -267,17 +273,24 @@ pub fn plan(
     for source in sources {
         line.field(source.context.as_deref().unwrap_or_default());
     }
-    Ok(Plan { base: base.clone(), steps, line: line.digest() })
+    Ok(Plan { base, steps, line: line.digest() })
+}
+
+/// Whether `op` copies from what it writes over, so that it cannot be planned without.
+pub fn reads_base(op: &FileOp) -> bool {
+    op.actions.iter().any(|action| match action {
+        FileAction::Copy(copy) => matches!(copy.from, CopySource::Input(0)),
+        FileAction::Mkdir(_) | FileAction::WriteFile(_) => false,
+    })
 }
 
 fn plan_copy(
     copy: &CopyAction,
-    base: &View,
     from: Option<&SourceTree>,
     memos: &mut Memos<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<(), FileError> {
-    let owner = resolved_owner(base, copy.owner.as_ref())?;
+    let owner = numbered_owner(copy.owner.as_ref());
     let mode = copy.mode.as_ref().map(chmod).transpose()?;
     let step = |from, contents| CopyStep {
         destination: copy.destination.clone(),
@@ -340,7 +353,7 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
     for found in select::matches(&source.view, &resolved, &options)? {
         let limits = source.context.is_some().then(|| state.limits());
         let selection = select::select(&source.view, found, &options.exclude, &memo, limits)?;
-        steps.push(Step::Copy(CopyStep {
+        let step = CopyStep {
             destination: rbuild_cache::pattern::clean(&format!("/{path}")),
             owner: None,
             mode: None,
@@ -348,7 +361,8 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
             replace_symlinks: false,
             contents: false,
             from: Origin::Selection(selection),
-        }));
+        };
+        steps.push((0, Step::Copy(step)));
     }
     memos.save();
     let mut line = Hasher::new();
@@ -365,11 +379,17 @@ pub fn checksum(source: &SourceTree, path: &str, state: &StateFolder) -> Result<
     Ok(digest)
 }
 
-fn resolved_owner(
-    base: &View,
-    owner: Option<&crate::graph::Owner>,
-) -> Result<Option<(u32, u32)>, FileError> {
-    owner.map(|owner| owner::file_owner(base, owner)).transpose()
+/// The owner as far as it is known without looking names up; a name is root until then. The op, which
+/// is in every key, tells names apart.
+fn numbered_owner(owner: Option<&Owner>) -> Option<(u32, u32)> {
+    let number = |name: &Name| match name {
+        Name::Id(id) => *id,
+        Name::Name(_) => 0,
+    };
+    owner.map(|owner| {
+        let uid = number(&owner.user);
+        (uid, owner.group.as_ref().map_or(uid, number))
+    })
 }
 
 fn chmod(change: &ModeChange) -> Result<Chmod, FileError> {
@@ -411,12 +431,38 @@ fn save(memo: &FileMemo) {
 }
 
 impl Plan {
+    /// The plan, to be carried out over `base`, which says who the names of owners are. `op` is the
+    /// one that was planned.
+    pub fn over(mut self, op: &FileOp, base: View) -> Result<Self, FileError> {
+        let owners = op.actions.iter().map(|action| {
+            let owner = match action {
+                FileAction::Mkdir(mkdir) => &mkdir.owner,
+                FileAction::WriteFile(file) => &file.owner,
+                FileAction::Copy(copy) => &copy.owner,
+            };
+            owner.as_ref().map(|owner| owner::file_owner(&base, owner)).transpose()
+        });
+        let owners = owners.collect::<Result<Vec<_>, _>>()?;
+        for (number, step) in &mut self.steps {
+            let resolved = owners[*number];
+            match step {
+                Step::Mkdir { owner, .. } | Step::WriteFile { owner, .. } => {
+                    *owner = resolved.unwrap_or_default();
+                }
+                Step::Copy(copy) => copy.owner = resolved,
+                Step::Unpack(archive) => archive.owner = resolved,
+            }
+        }
+        self.base = base;
+        Ok(self)
+    }
+
     /// The checksum of all that will be written but where the layers below lead it: paths, types,
     /// modes, owners, bytes; not times.
     pub fn checksum(&self) -> Result<Digest, FileError> {
         let mut hasher = Hasher::new();
         hasher.field("rbuild file op 1");
-        for step in &self.steps {
+        for (_, step) in &self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time: _ } => {
                     hasher.field("mkdir");
@@ -471,7 +517,7 @@ impl Plan {
     }
 
     fn reads_a_context(&self) -> bool {
-        self.steps.iter().any(|step| match step {
+        self.steps.iter().any(|(_, step)| match step {
             Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
                 selection.view.may_change()
             }
@@ -489,7 +535,7 @@ impl Plan {
 
     fn write(self, folder: &Path, last: Option<Last>) -> Result<Written, FileError> {
         let mut destination = Destination::new(&self.base, folder, last)?;
-        for step in self.steps {
+        for (_, step) in self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time } => {
                     let path = destination.resolve(Path::new(&path))?;
@@ -680,7 +726,8 @@ mod tests {
         }
 
         fn plan(&self, actions: Vec<FileAction>) -> Result<Plan, FileError> {
-            plan(&FileOp { actions }, &self.base(), &[self.source()], &self.state)
+            let (op, base) = (FileOp { actions }, self.base());
+            plan(&op, Some(&base), &[self.source()], &self.state)?.over(&op, base)
         }
 
         fn run(&self, actions: Vec<FileAction>) -> Result<(), FileError> {

@@ -30,7 +30,7 @@ use crate::graph::{GitOp, Op};
 use crate::key::{self, InputDigest};
 use crate::ops::{Work, Worker, blocking};
 use crate::single_flight;
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeLayer};
 
 /// Why a source could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -114,14 +114,14 @@ impl Worker {
         let object = if op.keep_git_dir { &commit.object } else { commit.commit() };
         let inputs = [InputDigest::Content(Digest::of(object))];
         let key = key::content(&pinned, &inputs);
-        if let Some(snapshot) = self.known(work, &key)? {
+        if let Some(layer) = self.known(work, &key).await? {
             Self::hit(work);
-            return Ok(Tree::default().with(snapshot));
+            return Ok(self.came_to(vec![key], Tree::default(), layer));
         }
         let _flight = single_flight::lock(self.surroundings.state.locks(), &key).await?;
-        if let Some(snapshot) = self.known(work, &key)? {
+        if let Some(layer) = self.known(work, &key).await? {
             Self::hit(work);
-            return Ok(Tree::default().with(snapshot));
+            return Ok(self.came_to(vec![key], Tree::default(), layer));
         }
         let checkout = checkout(&git, op, &commit, temporary.path()).await?;
         let state = self.surroundings.state.clone();
@@ -133,8 +133,9 @@ impl Worker {
             state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
         })
         .await?;
-        self.record(work, vec![key], &snapshot, &inputs).await?;
-        Ok(Tree::default().with(snapshot))
+        let layer = TreeLayer::Snapshot(snapshot);
+        self.record(work, vec![key], &layer, &inputs).await?;
+        Ok(self.came_to(vec![key], Tree::default(), layer))
     }
 
     /// The secret that BuildKit's frontends give for a host: `GIT_AUTH_HEADER.HOST`,

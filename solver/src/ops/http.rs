@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use rbuild_cache::digest::{CacheKey, Digest};
 use rbuild_cache::metadata::{self, Timestamp};
-use rbuild_cache::snapshot::{Draft, Snapshot, SnapshotId};
+use rbuild_cache::snapshot::{Draft, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Cause;
@@ -18,7 +18,7 @@ use crate::http_source::{Fetched, HttpSourceError, Validators};
 use crate::key::{self, InputDigest};
 use crate::ops::{Work, Worker, blocking};
 use crate::single_flight;
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeLayer};
 
 /// The kind of memo that holds what servers said of their files.
 const MEMO: &str = "http";
@@ -60,23 +60,24 @@ impl Worker {
         check_name(&op.filename)?;
         if let Some(checksum) = op.checksum {
             // Whatever time the server gives it: the bytes are what was asked for.
-            if let Some(snapshot) = self.known(work, &pinned_key(op, checksum))? {
+            let key = pinned_key(op, checksum);
+            if let Some(layer) = self.known(work, &key).await? {
                 Self::hit(work);
-                return Ok(Tree::default().with(snapshot));
+                return Ok(self.came_to(vec![key], Tree::default(), layer));
             }
         }
         let address = key::definition(&Op::Http(HttpOp { checksum: None, ..op.clone() }), &[]);
         let _flight = single_flight::lock(self.surroundings.state.locks(), &address).await?;
-        let known = self.remembered(work, op)?;
+        let known = self.remembered(work, op).await?;
         let draft = self.surroundings.state.snapshots().draft().map_err(Cause::state)?;
         let path = draft.folder().join(&op.filename);
-        let validators = known.as_ref().map(|(validators, _)| validators);
+        let validators = known.as_ref().map(|(validators, ..)| validators);
         let source = &self.surroundings.http;
         let fetched = source.fetch(&op.url, validators, &path, &work.task).await;
         match (fetched.map_err(HttpError::from)?, known) {
-            (Fetched::NotModified, Some((_, snapshot))) => {
+            (Fetched::NotModified, Some((_, key, layer))) => {
                 Self::hit(work);
-                Ok(Tree::default().with(snapshot))
+                Ok(self.came_to(vec![key], Tree::default(), layer))
             }
             (Fetched::NotModified, None) => Err(HttpError::NotModified(op.url.clone()).into()),
             (Fetched::Body { digest, modified, validators, .. }, _) => {
@@ -89,18 +90,17 @@ impl Worker {
                     digest,
                     modified,
                 };
-                let snapshot = self.keep_file(work, op, draft, path, memo).await?;
-                Ok(Tree::default().with(snapshot))
+                self.keep_file(work, op, draft, path, memo).await
             }
         }
     }
 
     /// What is known of the address, and the tree that came of it, if it is still there.
-    fn remembered(
+    async fn remembered(
         &self,
         work: &Work<'_>,
         op: &HttpOp,
-    ) -> Result<Option<(Validators, Snapshot)>, Cause> {
+    ) -> Result<Option<(Validators, CacheKey, TreeLayer)>, Cause> {
         let index = self.surroundings.state.index();
         let memo = index.recall(MEMO, op.url.as_bytes()).map_err(Cause::state)?;
         let Some(memo) = memo.and_then(|memo| serde_json::from_slice::<Memo>(&memo).ok()) else {
@@ -110,9 +110,10 @@ impl Worker {
         if !wanted || (memo.etag.is_none() && memo.last_modified.is_none()) {
             return Ok(None);
         }
-        let snapshot = self.known(work, &file_key(op, memo.digest, memo.modified))?;
+        let key = file_key(op, memo.digest, memo.modified);
+        let layer = self.known(work, &key).await?;
         let validators = Validators { etag: memo.etag, last_modified: memo.last_modified };
-        Ok(snapshot.map(|snapshot| (validators, snapshot)))
+        Ok(layer.map(|layer| (validators, key, layer)))
     }
 
     /// Commits the file that was fetched to `path`, and remembers what was said of it.
@@ -123,7 +124,7 @@ impl Worker {
         draft: Draft,
         path: PathBuf,
         memo: Memo,
-    ) -> Result<Snapshot, Cause> {
+    ) -> Result<Tree, Cause> {
         let state = self.surroundings.state.clone();
         let name = op.filename.clone();
         let (digest, modified) = (memo.digest, memo.modified);
@@ -138,11 +139,12 @@ impl Worker {
         })
         .await?;
         let keys = vec![file_key(op, digest, modified), pinned_key(op, digest)];
-        self.record(work, keys, &snapshot, &[InputDigest::Content(digest)]).await?;
+        let layer = TreeLayer::Snapshot(snapshot);
+        self.record(work, keys.clone(), &layer, &[InputDigest::Content(digest)]).await?;
         let memo = serde_json::to_vec(&memo).expect("a memo is plain data");
         let index = self.surroundings.state.index();
         index.remember(MEMO, op.url.as_bytes(), &memo).map_err(Cause::state)?;
-        Ok(snapshot)
+        Ok(self.came_to(keys, Tree::default(), layer))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use rbuild_cache::digest::CacheKey;
 use rbuild_cache::layer::{self, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 
@@ -12,6 +13,9 @@ use crate::graph::{ImageLayer, ImageOp};
 use crate::image_source::UnpackError;
 use crate::ops::{Worker, blocking};
 use crate::progress::Task;
+use crate::remote_cache::{self, RemoteLayer};
+use crate::single_flight;
+use crate::solve::Surroundings;
 use crate::tree::{Tree, TreeLayer};
 
 /// The tree of `image`, none of it fetched.
@@ -32,10 +36,20 @@ impl Worker {
             TreeLayer::Image { layer, location } => {
                 self.unpacked(layer, location, task).await.map(|snapshot| snapshot.id)
             }
+            TreeLayer::Remote(remote) => self.checked(remote, task).await,
         });
         let ids = try_join_all(layers).await?;
         let state = self.surroundings.state.clone();
         blocking(move || layer::settle(&state, &ids).map_err(Cause::state)).await
+    }
+
+    /// The snapshot of what a step came to elsewhere.
+    async fn checked(&self, remote: &RemoteLayer, task: &Task) -> Result<SnapshotId, Cause> {
+        let Surroundings { state, images, remote: cache, .. } = &*self.surroundings;
+        let cache = cache.as_deref().expect("whoever found it is still there");
+        let flight = remote.result.layer.diff_id.0;
+        let _flight = single_flight::lock(state.locks(), &CacheKey(flight)).await?;
+        Ok(remote_cache::realize(state, &**images, cache, remote, task).await?.id)
     }
 
     /// The snapshot of an image's layer; fetched and unpacked once, however many ask.
@@ -50,8 +64,8 @@ impl Worker {
         if let Some(snapshot) = state.snapshots().get(&id).map_err(Cause::state)? {
             return Ok(snapshot);
         }
-        let key = rbuild_cache::digest::CacheKey(layer.diff_id.0);
-        let _flight = crate::single_flight::lock(state.locks(), &key).await?;
+        let key = CacheKey(layer.diff_id.0);
+        let _flight = single_flight::lock(state.locks(), &key).await?;
         if let Some(snapshot) = state.snapshots().get(&id).map_err(Cause::state)? {
             return Ok(snapshot);
         }

@@ -15,7 +15,7 @@ use crate::progress::{EventKind, Task};
 use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
 use crate::single_flight;
 use crate::solve::Entitlements;
-use crate::tree::{Folder, Output, Tree};
+use crate::tree::{Folder, Output, Tree, TreeLayer};
 
 /// Docker's size of `/dev/shm`, in bytes.
 const SHM_SIZE: u64 = 64 * 1024 * 1024;
@@ -61,11 +61,11 @@ impl Worker {
     ) -> Result<Tree, Cause> {
         let base = tree(inputs.remove(0))?;
         let definition = definition_key(&work.vertex.op, &base, &inputs);
-        if let Some(key) = &definition
-            && let Some(snapshot) = self.known(work, key)?
+        if let Some(key) = definition
+            && let Some(layer) = self.known(work, &key).await?
         {
             Self::hit(work);
-            return Ok(base.with(snapshot));
+            return Ok(self.came_to(vec![key], base, layer));
         }
         let mut digests = vec![InputDigest::Tree(base.digest())];
         for (position, input) in inputs.iter().enumerate() {
@@ -74,18 +74,18 @@ impl Worker {
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
         let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
-        if let Some(snapshot) = self.known(work, &content)? {
+        if let Some(layer) = self.known(work, &content).await? {
             Self::hit(work);
-            self.record(work, keys, &snapshot, &digests).await?;
-            return Ok(base.with(snapshot));
+            self.record(work, keys.clone(), &layer, &digests).await?;
+            return Ok(self.came_to(keys, base, layer));
         }
         if !op.devices.is_empty() && op.devices.iter().any(|device| device.required) {
             let name = &op.devices[0].name;
             return Err(Cause::Unsupported(format!("no CDI device `{name}` is known")));
         }
-        let snapshot = self.execute(work, op, &base, &inputs).await?;
-        self.record(work, keys, &snapshot, &digests).await?;
-        Ok(base.with(snapshot))
+        let layer = TreeLayer::Snapshot(self.execute(work, op, &base, &inputs).await?);
+        self.record(work, keys.clone(), &layer, &digests).await?;
+        Ok(self.came_to(keys, base, layer))
     }
 
     /// What the mounts of `op` can see of the input at `position`: the checksums of those paths.
