@@ -18,12 +18,14 @@ use rbuild_frontend::{
     Allowed, BaseImage, BuildOptions, Dockerfile, EpochSource, ImageName, Lowered, Resolved,
 };
 use rbuild_solver::Gate;
+use rbuild_solver::error::{Cause, SolveError};
 use rbuild_solver::graph::{Graph, VertexId};
 use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::{EventKind, Reporter};
+use rbuild_solver::remote_cache::RemoteCache;
 use rbuild_solver::sandbox::namespaces::Namespaces;
 use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
-use rbuild_solver::tree::TreeLayer;
+use rbuild_solver::tree::{Tree, TreeLayer};
 
 use crate::context::Contexts;
 use crate::epoch;
@@ -32,7 +34,8 @@ use crate::http::HttpFiles;
 use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
 use crate::registry::Registry;
-use crate::request::{BuildRequest, Entitlement, NamedContextSpec, UsageError};
+use crate::remote_cache::RemoteCaches;
+use crate::request::{BuildRequest, Call, Entitlement, NamedContextSpec, UsageError};
 use crate::stage_size::{self, StageSize};
 
 /// What is built, read.
@@ -65,6 +68,8 @@ pub struct Session<'a> {
     pub registry: Registry,
     /// Where images come from.
     pub images: Images,
+    /// The caches that are asked and filled, if any.
+    pub remote: Option<Arc<RemoteCaches>>,
     /// Who is told.
     pub reporter: Reporter,
 }
@@ -82,7 +87,11 @@ impl<'a> Session<'a> {
         let state = state.with_limits(request.limits.clone());
         let registry = Registry::new(request.settings.registry.clone());
         let images = Images::new(registry.clone(), state.clone());
-        Ok(Self { request, state, registry, images, reporter })
+        let remote = match request.call {
+            Call::Build => RemoteCaches::new(request, &images, &reporter),
+            Call::Check(_) | Call::Outline(_) | Call::Targets(_) => None,
+        };
+        Ok(Self { request, state, registry, images, remote, reporter })
     }
 
     /// Opens the contexts and reads the Dockerfile; all that is wrong with it is said at once.
@@ -112,8 +121,10 @@ impl<'a> Session<'a> {
         let stages = stage_size::last_steps(&graph, &targets);
         targets.extend(stages.iter().map(|(_, id)| id));
         let proxies = self.options(&Platform::host(), contexts).proxies();
-        let surroundings = Arc::new(self.surroundings(&contexts.folders, proxies)?);
-        let mut trees = solve(Arc::new(graph), &targets, surroundings).await.map_err(|error| {
+        let mut surroundings = self.surroundings(&contexts.folders, proxies)?;
+        surroundings.remote = self.remote.clone().map(|remote| remote as Arc<dyn RemoteCache>);
+        let solved = solve_without_rejected(Arc::new(graph), &targets, Arc::new(surroundings));
+        let mut trees = solved.await.map_err(|error| {
             BuildError::solve(&error, &dockerfile.source)
                 .on_full_disk(&error, &self.request.settings.state_folder)
         })?;
@@ -121,6 +132,7 @@ impl<'a> Session<'a> {
         let names = stages.into_iter().map(|(name, _)| name);
         let sizes = names.zip(&of_stages);
         let sizes = sizes.map(|(name, tree)| StageSize::of(name, tree, &self.state));
+        let inline = self.remote.as_ref().and_then(|remote| remote.inline_keys());
         let several = lowered.len() > 1;
         let of_images = lowered.iter().zip(&trees).map(|((platform, _), tree)| {
             let name = if several { format!("image {platform}") } else { "image".to_owned() };
@@ -133,6 +145,7 @@ impl<'a> Session<'a> {
             base: lowered.base,
             epoch: lowered.epoch,
             tree,
+            inline: inline.clone(),
         });
         Ok(Built { images: built.collect(), warnings, sizes })
     }
@@ -164,7 +177,7 @@ impl<'a> Session<'a> {
         let snapshots = self.state.snapshots();
         let folder = |layer: &TreeLayer| match layer {
             TreeLayer::Snapshot(snapshot) => Some(snapshots.folder(&snapshot.id)),
-            TreeLayer::Image { .. } => None,
+            TreeLayer::Image { .. } | TreeLayer::Remote(_) => None,
         };
         Ok(View::layers(trees[0].layers.iter().filter_map(folder).collect()))
     }
@@ -276,6 +289,7 @@ impl<'a> Session<'a> {
         Ok(Surroundings {
             state: self.state.clone(),
             sources: vec![self.state.index().clone()],
+            remote: None,
             sandbox: Arc::new(Namespaces::new(stubs)),
             images: Arc::new(self.images.clone()),
             http: Arc::new(HttpFiles::new(self.registry.clone(), request.limits.clone())),
@@ -297,6 +311,21 @@ impl<'a> Session<'a> {
             reporter: self.reporter.clone(),
             now: seconds(request.settings.now),
         })
+    }
+}
+
+/// Solves; begins again when a result of elsewhere turns out to be none, which it then is not found
+/// any more. What was done in between is known by then.
+async fn solve_without_rejected(
+    graph: Arc<Graph>,
+    targets: &[VertexId],
+    surroundings: Arc<Surroundings>,
+) -> Result<Vec<Tree>, SolveError> {
+    loop {
+        match solve(Arc::clone(&graph), targets, Arc::clone(&surroundings)).await {
+            Err(error) if matches!(*error.cause, Cause::Rejected { .. }) => {}
+            ended => return ended,
+        }
     }
 }
 

@@ -422,11 +422,11 @@ pub struct BuildArgs {
     /// Ask the registry again for images that are known already
     #[arg(long, help_heading = "Cache")]
     pub pull: bool,
-    /// Look results up here too: type=registry,ref=NAME or type=local,src=DIR
-    #[arg(long, value_name = "CACHE", hide = true)]
+    /// Look for results there too: NAME, type=registry,ref=NAME or type=local,src=DIR
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
     pub cache_from: Vec<String>,
-    /// Keep results here too: type=registry,ref=NAME, type=local,dest=DIR or type=inline
-    #[arg(long, value_name = "CACHE", hide = true)]
+    /// Put results there: type=registry,ref=NAME, type=local,dest=DIR or type=inline
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
     pub cache_to: Vec<String>,
 
     /// How progress is shown: auto, plain, tty, rawjson, quiet [default: `$BUILDKIT_PROGRESS`, or auto]
@@ -494,6 +494,7 @@ Examples:
   rbuild --secret id=token,env=TOKEN .                 for RUN --mount=type=secret,id=token
   rbuild --build-context debian:bookworm=oci-layout://bases/debian .
                                                        FROM debian:bookworm from a folder
+  rbuild --cache-from me/cache --cache-to me/cache .   results shared with other machines
   rbuild https://example.com/app.git#v1:server         tag v1, folder server
   tar -c . | rbuild -                                  a context on stdin
   rbuild --platform linux/amd64,linux/arm64 -t me/app --push .";

@@ -133,7 +133,8 @@ impl BuildError {
                 kind = ErrorKind::Fault;
                 problem.hints.extend(error.hint.clone());
             }
-            Cause::State(_) | Cause::Canceled => kind = ErrorKind::Fault,
+            // A rejected result is solved again without.
+            Cause::State(_) | Cause::Canceled | Cause::Rejected { .. } => kind = ErrorKind::Fault,
             Cause::DiffId { .. }
             | Cause::File(_)
             | Cause::Http(_)

@@ -6,10 +6,11 @@
 //! compressed once, however many exporters ask.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use rbuild_cache::digest::Digest;
+use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::index::IndexError;
 use rbuild_cache::layer::{self, Compression, LayerError};
 use rbuild_cache::oci::{Descriptor, Index, Manifest, MediaType, Platform};
@@ -21,12 +22,14 @@ use rbuild_frontend::image_config::{ExportedLayer, ImageConfig, Timestamp};
 use rbuild_solver::graph::ImageLayer;
 use rbuild_solver::image_source::{ImageSourceError, UnpackError};
 use rbuild_solver::progress::{EventKind, Task};
+use rbuild_solver::remote_cache::{self, RemoteError, RemoteLayer};
 use rbuild_solver::tree::{Tree, TreeLayer};
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::image_source::Images;
 use crate::layer_arrival;
+use crate::remote_cache::inline::{self, InlineKeys};
 use crate::request::{Annotation, AnnotationSubject};
 
 /// How many layers are packed, or fetched, at once. Packing uses all cores by itself; what is
@@ -46,6 +49,28 @@ pub struct BuiltImage {
     pub epoch: Option<i64>,
     /// Its files.
     pub tree: Tree,
+    /// What its config says of the steps that made its layers (`--cache-to type=inline`).
+    pub inline: Option<Arc<InlineKeys>>,
+}
+
+/// What is said of a layer besides its blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LayerDescription {
+    /// The digest of its tar.
+    pub(crate) diff_id: DiffId,
+    /// When its step ran, in seconds since the epoch.
+    pub(crate) created: i64,
+}
+
+/// The blob of a step's layer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StepBlob {
+    /// The blob.
+    pub(crate) descriptor: Descriptor,
+    /// What is said of it.
+    pub(crate) described: LayerDescription,
+    /// Where it can be fetched, if it may not be here.
+    pub(crate) location: Option<String>,
 }
 
 /// How an image is written.
@@ -84,6 +109,8 @@ pub struct WrittenImage {
     pub manifests: Vec<(Descriptor, Bytes)>,
     /// Where layers that may not be here can be fetched: the location of their image.
     pub locations: HashMap<Digest, String>,
+    /// Results of elsewhere that nobody has unpacked yet.
+    pub unchecked: HashMap<Digest, DiffId>,
 }
 
 /// Says why an image could not be written.
@@ -98,6 +125,9 @@ pub enum ImageError {
     /// A layer of a base image could not be fetched or unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// A result of elsewhere is none.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A document could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -197,6 +227,14 @@ async fn write_one(
     let mut config = built.config.clone();
     let described: Vec<ExportedLayer> = layers.iter().map(|layer| layer.exported.clone()).collect();
     config.finish(&described, built.base.as_ref(), epoch.map(Timestamp::from_seconds));
+    if let Some(keys) = &built.inline {
+        let described = layers.iter().map(|layer| LayerDescription {
+            diff_id: layer.exported.diff_id,
+            created: layer.created,
+        });
+        config.inline_cache =
+            Some(inline::records(keys, built.tree.layers.iter().zip(described), epoch));
+    }
     let config = config.to_json();
     let types = if options.docker_types {
         (MediaType::DockerManifest, MediaType::DockerConfig)
@@ -222,8 +260,11 @@ async fn write_one(
     task.tell(EventKind::Result { what: "manifest".into(), digest: root.digest });
     task.tell(EventKind::Result { what: "config".into(), digest: config_descriptor.digest });
     let mut blobs = vec![config_descriptor.clone()];
-    let mut locations = HashMap::new();
+    let (mut locations, mut unchecked) = (HashMap::new(), HashMap::new());
     for layer in layers {
+        if layer.unchecked {
+            unchecked.insert(layer.descriptor.digest, layer.exported.diff_id);
+        }
         if let Some(location) = layer.location {
             locations.insert(layer.descriptor.digest, location);
         }
@@ -237,6 +278,7 @@ async fn write_one(
         root,
         blobs,
         locations,
+        unchecked,
     })
 }
 
@@ -265,6 +307,7 @@ fn combine(
         blobs: Vec::new(),
         manifests: Vec::new(),
         locations: HashMap::new(),
+        unchecked: HashMap::new(),
     };
     for image in written {
         let known = |blob: &Descriptor| all.blobs.iter().any(|known| known.digest == blob.digest);
@@ -272,6 +315,7 @@ fn combine(
         all.blobs.extend(new);
         all.manifests.extend(image.manifests);
         all.locations.extend(image.locations);
+        all.unchecked.extend(image.unchecked);
     }
     all.manifests.push((root, bytes.into()));
     Ok(all)
@@ -298,7 +342,20 @@ pub async fn fetch_layers(
 ) -> Result<(), ImageError> {
     let missing = written.blobs.iter().filter_map(|blob| {
         let location = written.locations.get(&blob.digest)?;
-        Some(async move { images.fetch_blob(location, blob, task).await })
+        Some(async move {
+            images.fetch_blob(location, blob, task).await?;
+            match written.unchecked.get(&blob.digest).copied() {
+                None => Ok(()),
+                Some(diff_id) => {
+                    let (state, digest, blob) = (images.state().clone(), blob.digest, blob.clone());
+                    let checked = blocking(move || layer::check(&state, &blob, &diff_id)).await;
+                    if checked.is_err() {
+                        images.doubt(&digest);
+                    }
+                    checked
+                }
+            }
+        })
     });
     let missing: Vec<_> = missing.collect();
     futures::stream::iter(missing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
@@ -317,23 +374,87 @@ pub async fn snapshots(
             TreeLayer::Snapshot(snapshot) => Ok(snapshot.id.clone()),
             TreeLayer::Image { layer, location } => {
                 let snapshot = layer_arrival::snapshot(images, location, layer, task).await;
-                snapshot.map(|snapshot| snapshot.id)
+                Ok(snapshot.map(|snapshot| snapshot.id)?)
+            }
+            TreeLayer::Remote(remote) => {
+                let snapshot = remote_cache::realize(images.state(), images, remote, task).await;
+                if snapshot.is_err() {
+                    images.doubt(&remote.result.layer.descriptor.digest);
+                }
+                Ok(snapshot?.id)
             }
         }
     });
     let unpacked: Vec<_> = unpacked.collect();
-    let ids: Result<Vec<SnapshotId>, UnpackError> =
+    let ids: Result<Vec<SnapshotId>, ImageError> =
         futures::stream::iter(unpacked).buffered(AT_ONCE).try_collect().await;
     let (ids, state) = (ids?, images.state().clone());
     blocking(move || layer::settle(&state, &ids)).await
+}
+
+/// The blob of `layer`, which a step made over `base`: the one that an image with these options has,
+/// but that a blob of elsewhere stays as it is unless `force_compression` says otherwise.
+///
+/// # Panics
+/// When `layer` is of a base image.
+pub(crate) async fn step_blob(
+    images: &Images,
+    options: &ImageOptions,
+    base: &Tree,
+    layer: &TreeLayer,
+    task: &Task,
+) -> Result<StepBlob, ImageError> {
+    let layers = Layers { images, options, latest: None, watcher: None, task };
+    let mut written = match layer {
+        TreeLayer::Image { .. } => unreachable!("layers of base images are no results of steps"),
+        TreeLayer::Snapshot(snapshot) => {
+            layers.of_step(snapshot, layers.known_snapshots(base)?).await?
+        }
+        TreeLayer::Remote(remote) if options.force_compression => {
+            layers.of_remote(remote, None).await?
+        }
+        TreeLayer::Remote(remote) => WrittenLayer::remote(remote),
+    };
+    let media_type = converted(written.descriptor.media_type, options.docker_types);
+    written.descriptor.media_type = media_type;
+    Ok(StepBlob {
+        descriptor: written.descriptor,
+        described: LayerDescription { diff_id: written.exported.diff_id, created: written.created },
+        location: written.location,
+    })
 }
 
 /// A layer as it stands in a manifest, and what its config says of it.
 struct WrittenLayer {
     descriptor: Descriptor,
     exported: ExportedLayer,
+    /// When its step ran; 0 for layers of base images.
+    created: i64,
     /// Where it can be fetched, if it may not be here.
     location: Option<String>,
+    /// Nobody has looked whether the blob is what its record says.
+    unchecked: bool,
+}
+
+impl WrittenLayer {
+    /// A result of elsewhere, as it is there.
+    fn remote(remote: &RemoteLayer) -> Self {
+        let result = &remote.result;
+        Self {
+            descriptor: Descriptor {
+                annotations: BTreeMap::new(),
+                ..result.layer.descriptor.clone()
+            },
+            exported: ExportedLayer {
+                diff_id: result.layer.diff_id,
+                created: Some(Timestamp::from_seconds(result.created)),
+                description: remote.name.clone(),
+            },
+            created: result.created,
+            location: Some(result.location.clone()),
+            unchecked: true,
+        }
+    }
 }
 
 /// Turns a tree's layers into blobs.
@@ -354,6 +475,7 @@ impl Layers<'_> {
                 match layer {
                     TreeLayer::Image { layer, location } => self.of_image(layer, location).await,
                     TreeLayer::Snapshot(snapshot) => self.of_step(snapshot, lower).await,
+                    TreeLayer::Remote(remote) => self.of_remote(remote, lower).await,
                 }
             }
         });
@@ -375,6 +497,7 @@ impl Layers<'_> {
             let id = match layer {
                 TreeLayer::Image { layer, .. } => SnapshotId::of_layer(&layer.diff_id),
                 TreeLayer::Snapshot(snapshot) => snapshot.id.clone(),
+                TreeLayer::Remote(remote) => SnapshotId::of_layer(&remote.result.layer.diff_id),
             };
             if snapshots.get(&id).map_err(LayerError::from)?.is_none() {
                 return Ok(None);
@@ -396,7 +519,8 @@ impl Layers<'_> {
         if is_so || !self.options.force_compression {
             let descriptor = layer.descriptor.clone();
             let location = Some(location.to_owned());
-            return Ok(WrittenLayer { descriptor, exported, location });
+            let (created, unchecked) = (0, false);
+            return Ok(WrittenLayer { descriptor, exported, created, location, unchecked });
         }
         self.images.fetch_blob(location, &layer.descriptor, self.task).await?;
         let (state, layer) = (self.images.state().clone(), layer.clone());
@@ -405,7 +529,44 @@ impl Layers<'_> {
             layer::recompress(&state, &layer.descriptor, &layer.diff_id, compression)
         });
         let descriptor = anew.await?.descriptor;
-        Ok(WrittenLayer { descriptor, exported, location: None })
+        let (created, unchecked) = (0, false);
+        Ok(WrittenLayer { descriptor, exported, created, location: None, unchecked })
+    }
+
+    /// A layer of elsewhere: the blob as it is where it serves, so that it need not be here.
+    async fn of_remote(
+        &self,
+        remote: &RemoteLayer,
+        lower: Option<Vec<SnapshotId>>,
+    ) -> Result<WrittenLayer, ImageError> {
+        let as_it_is = WrittenLayer::remote(remote);
+        let (images, task) = (self.images, self.task);
+        if self.latest.is_some() {
+            // Its times change, so it is packed anew.
+            let snapshot = remote_cache::realize(images.state(), images, remote, task).await;
+            if snapshot.is_err() {
+                images.doubt(&remote.result.layer.descriptor.digest);
+            }
+            let packed = self.of_step(&snapshot?, lower).await?;
+            let exported = ExportedLayer { diff_id: packed.exported.diff_id, ..as_it_is.exported };
+            return Ok(WrittenLayer { exported, created: as_it_is.created, ..packed });
+        }
+        let wanted = layer::media_type(self.options.compression);
+        let layer = remote.result.layer.clone();
+        if converted(layer.descriptor.media_type.clone(), false) == wanted {
+            return Ok(as_it_is);
+        }
+        images.fetch_blob(&remote.result.location, &layer.descriptor, task).await?;
+        let (state, compression) = (images.state().clone(), self.options.compression);
+        let anew = blocking(move || {
+            layer::recompress(&state, &layer.descriptor, &layer.diff_id, compression)
+        });
+        let anew = anew.await;
+        if anew.is_err() {
+            images.doubt(&remote.result.layer.descriptor.digest);
+        }
+        let descriptor = anew?.descriptor;
+        Ok(WrittenLayer { descriptor, location: None, unchecked: false, ..as_it_is })
     }
 
     async fn of_step(
@@ -435,7 +596,13 @@ impl Layers<'_> {
             created: Some(Timestamp::from_seconds(created)),
             description,
         };
-        Ok(WrittenLayer { descriptor: exported.descriptor, exported: layer, location: None })
+        Ok(WrittenLayer {
+            descriptor: exported.descriptor,
+            exported: layer,
+            created,
+            location: None,
+            unchecked: false,
+        })
     }
 }
 
@@ -513,6 +680,7 @@ mod tests {
             base: None,
             epoch: None,
             tree: steps.iter().cloned().fold(Tree::default(), Tree::with),
+            inline: None,
         }
     }
 

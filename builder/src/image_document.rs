@@ -17,6 +17,8 @@ use serde::Deserialize;
 
 /// How many indexes may be inside one another.
 pub const DEEPEST: usize = 4;
+/// No document is longer, in bytes: neither of a registry nor of a layout.
+pub const LONGEST_DOCUMENT: u64 = 8 << 20;
 
 /// An index or a manifest.
 #[derive(Clone, Debug, PartialEq)]

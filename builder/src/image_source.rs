@@ -7,7 +7,9 @@
 //! `--pull`) does what it said last stand in, with a warning. A name with a digest needs nobody
 //! once its documents are here.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,12 +54,14 @@ pub enum ResolveMode {
 pub struct Images {
     registry: Registry,
     state: StateFolder,
+    /// Blobs that could not be had, or were not what was said of them.
+    doubted: Arc<Mutex<HashSet<Digest>>>,
 }
 
 impl Images {
     /// The images of `registry` and those in `state`.
     pub fn new(registry: Registry, state: StateFolder) -> Self {
-        Self { registry, state }
+        Self { registry, state, doubted: Arc::default() }
     }
 
     /// The image that `name` stands for, for `platform`. Its layers stay where they are.
@@ -105,6 +109,26 @@ impl Images {
         let location = format!("{LAYOUT}{}", path.display());
         image_document::resolve(&layout, name, &location, &root, platform, self.state.limits())
             .await
+    }
+
+    /// What `image` stands for at its registry now, and where what it names is.
+    pub async fn at_registry(
+        &self,
+        image: &ImageRef,
+    ) -> Result<(Descriptor, String), RegistryError> {
+        let root = self.ask(image).await?;
+        let location = format!("{REGISTRY}{}", pinned(image, root.digest));
+        Ok((root, location))
+    }
+
+    /// The location of what is in the OCI layout in `folder`, an absolute path.
+    pub fn in_layout(folder: &Path) -> String {
+        format!("{LAYOUT}{}", folder.display())
+    }
+
+    /// The documents in the repository of `image`.
+    pub fn documents<'a>(&'a self, image: &'a ImageRef) -> impl DocumentSource + 'a {
+        RegistryDocuments { images: self, image }
     }
 
     /// An image, at whatever registry, in whose repository the blob called `digest` is known to be.
@@ -261,7 +285,31 @@ impl Images {
         self.fetch(location, descriptor, Some(watcher), task).await
     }
 
+    /// Notes that a blob is not what was said of it.
+    pub fn doubt(&self, digest: &Digest) {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+    }
+
+    /// Whether a blob could not be had when it was needed, or was not what was said of it.
+    pub fn is_doubted(&self, digest: &Digest) -> bool {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
     async fn fetch(
+        &self,
+        location: &str,
+        descriptor: &Descriptor,
+        watcher: Option<Watcher>,
+        task: &Task,
+    ) -> Result<(), ImageSourceError> {
+        let fetched = self.fetch_from(location, descriptor, watcher, task).await;
+        if fetched.is_err() {
+            self.doubt(&descriptor.digest);
+        }
+        fetched
+    }
+
+    async fn fetch_from(
         &self,
         location: &str,
         descriptor: &Descriptor,

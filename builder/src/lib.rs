@@ -20,6 +20,7 @@ mod metadata;
 pub mod oci_layout;
 pub mod progress;
 pub mod registry;
+pub mod remote_cache;
 pub mod request;
 mod signals;
 mod stage_size;
@@ -71,10 +72,32 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
     if let Some(answer) = answer::answer(&session, &loaded).await? {
         return Ok(Outcome { answer: Some(answer), ..Outcome::default() });
     }
-    let Built { images, warnings, sizes } = session.build(&loaded).await?;
+    loop {
+        let built = session.build(&loaded).await?;
+        let exported = export_all(&session, &exporters, &built).await;
+        let Some(remote) = &session.remote else { return exported };
+        match exported {
+            // It may be the fault of what others built: then without.
+            Err(_) if remote.reject_unusable(&built.images).await => {}
+            Err(error) => return Err(error),
+            Ok(outcome) => {
+                remote.finish(&built.images).await.map_err(|error| BuildError::failed(&error))?;
+                return Ok(outcome);
+            }
+        }
+    }
+}
+
+/// Exports what was built wherever that is asked for.
+async fn export_all(
+    session: &Session<'_>,
+    exporters: &[Box<dyn Exporter>],
+    built: &Built,
+) -> Result<Outcome, BuildError> {
+    let (warnings, sizes) = (built.warnings.clone(), built.sizes.clone());
     let mut outcome = Outcome { warnings, sizes, ..Outcome::default() };
     for exporter in exporters {
-        let exported = export(&session, &*exporter, &images).await?;
+        let exported = export(session, &**exporter, &built.images).await?;
         outcome.image = exported.image.or(outcome.image);
         outcome.config = exported.config.or(outcome.config);
         outcome.names.extend(exported.names);

@@ -4,6 +4,7 @@
 //! the environment, the clock or the command line. Values are read as `docker buildx build` reads
 //! them (buildx `commands/build.go` and `util/buildflags/`).
 
+mod cache;
 mod csv;
 mod environment;
 mod limits;
@@ -27,6 +28,7 @@ use rbuild_solver::sandbox::resources::Resources;
 use crate::cli::{BuildArgs, GlobalArgs};
 use crate::registry::RegistrySettings;
 
+pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
 pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec};
@@ -91,9 +93,9 @@ pub struct BuildRequest {
     /// `--pull`: names are resolved anew.
     pub pull: bool,
     /// `--cache-from`
-    pub cache_from: Vec<CacheSpec>,
+    pub cache_from: Vec<CacheFrom>,
     /// `--cache-to`
-    pub cache_to: Vec<CacheSpec>,
+    pub cache_to: Vec<CacheTo>,
     /// `--call`, `--check`
     pub call: Call,
     /// How many RUN steps compute at once.
@@ -188,15 +190,6 @@ pub enum AnnotationSubject {
     Manifest,
     /// The manifest's descriptor in the index.
     ManifestDescriptor,
-}
-
-/// One `--cache-from` or `--cache-to`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheSpec {
-    /// `registry`, `local`, `inline`, …
-    pub kind: String,
-    /// The other attributes, by lower-case name.
-    pub attributes: BTreeMap<String, String>,
 }
 
 /// Says what is wrong with what was asked for. All of it is wrong usage.
@@ -395,8 +388,8 @@ impl BuildRequest {
             allow: step::entitlements(&arguments.allow)?,
             no_cache: no_cache(arguments)?,
             pull: arguments.pull,
-            cache_from: caches("--cache-from", &arguments.cache_from)?,
-            cache_to: caches("--cache-to", &arguments.cache_to)?,
+            cache_from: cache::sources(&arguments.cache_from)?,
+            cache_to: cache::targets(&arguments.cache_to, &build_args)?,
             call,
             jobs: match arguments.jobs {
                 Some(limit) => Jobs::Limit(limit.get()),
@@ -423,12 +416,6 @@ fn refuse_what_is_not_there(arguments: &BuildArgs) -> Result<(), UsageError> {
     }
     if arguments.report.is_some() {
         return not_yet("`--report`");
-    }
-    if !arguments.cache_from.is_empty() {
-        return not_yet("`--cache-from`");
-    }
-    if !arguments.cache_to.is_empty() {
-        return not_yet("`--cache-to`");
     }
     // Turning them off is what rbuild does anyway.
     let off = |value: &str| boolean(value) == Some(false);
@@ -589,23 +576,6 @@ fn no_cache(arguments: &BuildArgs) -> Result<NoCache, UsageError> {
     }
 }
 
-/// A name alone is `type=registry,ref=NAME` (buildx `util/buildflags/cache.go`).
-fn caches(flag: &'static str, given: &[String]) -> Result<Vec<CacheSpec>, UsageError> {
-    let cache = |text: &String| {
-        if !text.contains('=') {
-            let attributes = BTreeMap::from([("ref".to_owned(), text.clone())]);
-            return Ok(CacheSpec { kind: "registry".into(), attributes });
-        }
-        let mut attributes: BTreeMap<String, String> =
-            csv::pairs(flag, text)?.into_iter().collect();
-        match attributes.remove("type").filter(|kind| !kind.is_empty()) {
-            Some(kind) => Ok(CacheSpec { kind, attributes }),
-            None => Err(UsageError::value(flag, text, "`type=` is missing")),
-        }
-    };
-    given.iter().map(cache).collect()
-}
-
 /// `--call=METHOD[,format=json]`, `--check` (buildx `util/buildflags/call.go`).
 fn call(arguments: &BuildArgs) -> Result<Call, UsageError> {
     const FLAG: &str = "--call";
@@ -746,18 +716,6 @@ mod tests {
     }
 
     #[test]
-    fn caches() {
-        let given = ["me/app:c".to_owned(), "type=local,DEST=/c".to_owned()];
-        let caches = super::caches("--cache-to", &given).unwrap();
-        assert_eq!(
-            (caches[0].kind.as_str(), &*caches[0].attributes["ref"]),
-            ("registry", "me/app:c")
-        );
-        assert_eq!((caches[1].kind.as_str(), &*caches[1].attributes["dest"]), ("local", "/c"));
-        assert!(super::caches("--cache-to", &["dest=/c".into()]).is_err());
-    }
-
-    #[test]
     fn what_is_not_there_yet_is_refused_by_name() {
         let check = |typed: &str, expected: &str| {
             assert_eq!(request(typed, &[]).unwrap_err().to_string(), expected);
@@ -766,8 +724,6 @@ mod tests {
         check("--sbom", &format!("`--sbom`{later}"));
         check("--provenance=mode=max", &format!("`--provenance`{later}"));
         check("--attest type=sbom", &format!("`--attest`{later}"));
-        check("--cache-from me/app", &format!("`--cache-from`{later}"));
-        check("--cache-to type=inline", &format!("`--cache-to`{later}"));
         check("--slim", &format!("`--slim`{later}"));
         check("--on-error shell", &format!("`--on-error`{later}"));
         check("--report a.html", &format!("`--report`{later}"));

@@ -30,6 +30,7 @@ impl StageSize {
 fn layer_size(layer: &TreeLayer, state: &StateFolder) -> u64 {
     match layer {
         TreeLayer::Snapshot(snapshot) => snapshot.size,
+        TreeLayer::Remote(remote) => remote.result.size,
         TreeLayer::Image { layer, .. } => {
             let unpacked = state.snapshots().get(&SnapshotId::of_layer(&layer.diff_id));
             unpacked.ok().flatten().map_or(layer.descriptor.size, |snapshot| snapshot.size)

@@ -40,5 +40,6 @@ mod registry_client;
 mod registry_faults;
 mod registry_matrix;
 mod registry_streams;
+mod remote_cache;
 mod resources;
 mod sandbox;

@@ -202,6 +202,21 @@ impl Index {
         })
     }
 
+    /// Keys under which the result in `snapshot` is known, at most `limit`.
+    pub fn keys(&self, snapshot: &SnapshotId, limit: u32) -> Result<Vec<CacheKey>, IndexError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT key FROM keys JOIN results ON results.id = keys.result
+                     WHERE results.snapshot = ?1 ORDER BY key LIMIT ?2",
+                )?
+                .query_map(params![snapshot.as_str(), limit], |row| {
+                    Ok(CacheKey(Digest::from_bytes(row.get(0)?)))
+                })?
+                .collect()
+        })
+    }
+
     /// All results, the longest unused first.
     pub fn records(&self) -> Result<Vec<CacheRecord>, IndexError> {
         self.ask(|connection| {

@@ -174,6 +174,16 @@ pub fn export_watched(
     Ok(exported)
 }
 
+/// Checks that the layer in `blob` is the one with this diff id, without unpacking it.
+pub fn check(state: &StateFolder, blob: &Descriptor, diff_id: &DiffId) -> Result<(), LayerError> {
+    if state.snapshots().get(&SnapshotId::of_layer(diff_id))?.is_some() {
+        return Ok(());
+    }
+    let stream = decompress(state.blobs().reader(blob)?)?;
+    let found = DiffId(Digest::of_stream(stream)?.0);
+    if found == *diff_id { Ok(()) } else { Err(LayerError::DiffId { expected: *diff_id, found }) }
+}
+
 /// Compresses the layer in `blob` anew, or finds the blob that was made before.
 pub fn recompress(
     state: &StateFolder,

@@ -42,14 +42,6 @@ pub struct ImageConfig {
     /// What was done, oldest first.
     #[serde(default, deserialize_with = "null_is_default", serialize_with = "empty_is_null")]
     pub history: Vec<History>,
-    /// Where to find results of the steps, for `--cache-from` (`BUILDKIT_INLINE_CACHE`).
-    #[serde(
-        default,
-        rename = "moby.buildkit.cache.v0",
-        skip_deserializing,
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub inline_cache: Option<serde_json::Value>,
     /// `linux`
     #[serde(default, deserialize_with = "null_is_default")]
     pub os: String,
@@ -69,6 +61,15 @@ pub struct ImageConfig {
         skip_serializing_if = "String::is_empty"
     )]
     pub os_version: String,
+    /// What the image's layers are the results of, for `--cache-from` (`type=inline`); that of a base
+    /// image is not taken over.
+    #[serde(
+        default,
+        rename = "rbuild.cache.v1",
+        skip_deserializing,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub inline_cache: Option<serde_json::Value>,
     /// The digests of the layers' tars, lowest first.
     #[serde(default, deserialize_with = "null_is_default")]
     pub rootfs: RootFs,

@@ -125,8 +125,9 @@ impl Worker {
             }
         }
         let Some(remote) = &self.surroundings.remote else { return Ok(None) };
-        let found = remote.find(key).await;
-        Ok(found.map(|result| TreeLayer::Remote(Arc::new(RemoteLayer { result, key: *key }))))
+        let Some(result) = remote.find(key).await else { return Ok(None) };
+        let (key, name) = (*key, work.vertex.name.clone());
+        Ok(Some(TreeLayer::Remote(Arc::new(RemoteLayer { result, key, name }))))
     }
 
     /// Tells that the result was known.

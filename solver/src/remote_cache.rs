@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_cache::digest::{CacheKey, TreeDigest};
-use rbuild_cache::index::CacheRecord;
-use rbuild_cache::layer;
+use rbuild_cache::index::{CacheRecord, IndexError};
+use rbuild_cache::layer::LayerError;
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 
-use crate::error::Cause;
 use crate::graph::ImageLayer;
-use crate::image_source::{ImageSource, ImageSourceError};
+use crate::image_source::{ImageSource, UnpackError};
 use crate::progress::Task;
 use crate::tree::{Tree, TreeLayer};
 
@@ -28,7 +27,7 @@ pub trait RemoteCache: Send + Sync {
     async fn find(&self, key: &CacheKey) -> Option<Arc<RemoteResult>>;
 
     /// Takes note that a result cannot be used, and why: it is not found again.
-    fn reject(&self, result: &RemoteResult, reason: &str);
+    fn reject(&self, remote: &RemoteLayer, reason: &str);
 
     /// Takes note of what a step of this build came to. A step may be told of more than once.
     fn came_to(&self, result: StepResult);
@@ -47,8 +46,6 @@ pub struct RemoteResult {
     pub layer: ImageLayer,
     /// Where the blob is, in the words of the [`ImageSource`].
     pub location: String,
-    /// The step as people know it: `RUN go build`.
-    pub description: String,
     /// When it ran, in seconds since 1970.
     pub created: i64,
 }
@@ -61,6 +58,8 @@ pub struct RemoteLayer {
     /// The key under which this build asked for it. Only under this one is it kept here: what else
     /// its cache says of it is not this machine's to believe.
     pub key: CacheKey,
+    /// The step as people know it: `RUN go build`.
+    pub name: String,
 }
 
 /// What a step of this build came to.
@@ -77,12 +76,9 @@ pub struct StepResult {
 /// Says why a result of elsewhere is none.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// Its blob could not be had.
+    /// Its blob could not be had, is no layer, or another than was said.
     #[error(transparent)]
-    Fetch(#[from] ImageSourceError),
-    /// Its blob is no layer, or another than was said.
-    #[error(transparent)]
-    Layer(#[from] layer::LayerError),
+    Unpack(#[from] UnpackError),
     /// Its tree is another than was said.
     #[error("its tree has digest `{}`, but its record says `{}`", found.0, claimed.0)]
     Content {
@@ -91,38 +87,33 @@ pub enum RemoteError {
         /// What it unpacked to.
         found: TreeDigest,
     },
-    /// A thread ended without a result.
-    #[error("the layer could not be unpacked")]
-    Panicked,
+    /// The index could not be written.
+    #[error(transparent)]
+    Index(#[from] IndexError),
 }
 
 /// The snapshot of a result of elsewhere: fetched, unpacked and compared with all that was said of
 /// it. From now on the local index knows it.
 ///
 /// # Errors
-/// [`Cause::Rejected`] when the claim does not hold, whyever.
+/// When the claim does not hold, whyever: the result is to be rejected.
 pub async fn realize(
     state: &StateFolder,
     images: &dyn ImageSource,
-    cache: &dyn RemoteCache,
     remote: &RemoteLayer,
     task: &Task,
-) -> Result<Snapshot, Cause> {
+) -> Result<Snapshot, RemoteError> {
     let result = &remote.result;
-    let snapshot = checked(state, images, result, task).await.map_err(|error| {
-        let reason = error.to_string();
-        cache.reject(result, &reason);
-        Cause::Rejected { step: result.description.clone(), reason }
-    })?;
+    let snapshot = checked(state, images, result, task).await?;
     let record = CacheRecord {
         snapshot: snapshot.id.clone(),
         content: snapshot.content,
-        description: result.description.clone(),
+        description: remote.name.clone(),
         evidence: serde_json::Value::Null,
         created: result.created,
         last_used: result.created,
     };
-    state.index().insert(&[remote.key], &record).map_err(Cause::state)?;
+    state.index().insert(&[remote.key], &record)?;
     Ok(snapshot)
 }
 
@@ -133,17 +124,10 @@ async fn checked(
     task: &Task,
 ) -> Result<Snapshot, RemoteError> {
     let id = SnapshotId::of_layer(&result.layer.diff_id);
-    let known = state.snapshots().get(&id).map_err(layer::LayerError::from)?;
-    let snapshot = if let Some(snapshot) = known {
-        snapshot
-    } else {
-        images.fetch(&result.location, &result.layer, task).await?;
-        let (state, layer) = (state.clone(), result.layer.clone());
-        let unpacked = tokio::task::spawn_blocking(move || {
-            let limits = layer::Limits::default();
-            layer::unpack(&state, &layer.descriptor, &layer.diff_id, &limits)
-        });
-        unpacked.await.map_err(|_| RemoteError::Panicked)??
+    let known = state.snapshots().get(&id).map_err(LayerError::from).map_err(UnpackError::from)?;
+    let snapshot = match known {
+        Some(snapshot) => snapshot,
+        None => images.unpack(&result.location, &result.layer, task).await?,
     };
     if snapshot.content != result.content {
         return Err(RemoteError::Content { claimed: result.content, found: snapshot.content });

@@ -109,6 +109,26 @@ impl Pusher {
         Some(if std::mem::take(sent) { Way::Sent } else { Way::Existing })
     }
 
+    /// Brings one blob into the repository of `image`, before there is a manifest that names it.
+    pub async fn push_blob(
+        &self,
+        image: &ImageRef,
+        blob: &Descriptor,
+        source: &Arc<dyn BlobSource>,
+        task: &Task,
+    ) -> Result<(), RegistryError> {
+        let action = || format!("pushing `{}` to `{image}`", blob.digest);
+        let failed = |cause| RegistryError::new(action(), image.registry(), cause);
+        let endpoint = self.transport.hosts().and_then(|hosts| hosts.push_endpoint(image));
+        let endpoint = endpoint.map_err(|e| failed(e.into()))?;
+        let uploads = Uploads { transport: &self.transport, endpoint: &endpoint };
+        let job = Job { pusher: self, uploads, image, source, task };
+        let way = job.push_blob(blob).await.map_err(failed)?;
+        self.note(&endpoint, blob.digest, matches!(way, Way::Sent));
+        source.arrived(&blob.digest, image);
+        Ok(())
+    }
+
     /// Pushes `content` under the name `image`: under its tag, or by digest alone when it has
     /// one or when `by_digest` says so.
     ///

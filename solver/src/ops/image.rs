@@ -49,7 +49,12 @@ impl Worker {
         let cache = cache.as_deref().expect("whoever found it is still there");
         let flight = remote.result.layer.diff_id.0;
         let _flight = single_flight::lock(state.locks(), &CacheKey(flight)).await?;
-        Ok(remote_cache::realize(state, &**images, cache, remote, task).await?.id)
+        let realized = remote_cache::realize(state, &**images, remote, task).await;
+        realized.map(|snapshot| snapshot.id).map_err(|error| {
+            let (step, reason) = (remote.name.clone(), error.to_string());
+            cache.reject(remote, &reason);
+            Cause::Rejected { step, reason }
+        })
     }
 
     /// The snapshot of an image's layer; fetched and unpacked once, however many ask.
