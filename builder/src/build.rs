@@ -78,7 +78,8 @@ impl<'a> Session<'a> {
     /// Opens the state folder that `request` names.
     pub fn open(request: &'a BuildRequest, reporter: Reporter) -> Result<Self, BuildError> {
         let folder = &request.settings.state_folder;
-        let state = StateFolder::open(folder).map_err(|error| {
+        let opened = StateFolder::open_with(folder, request.settings.snapshotter);
+        let state = opened.map_err(|error| {
             BuildError::fault(&error).hint(format!(
                 "the state folder is `{}`; `--root DIR` or RBUILD_ROOT names another one",
                 folder.display()

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use rbuild_cache::limits::Limits;
 use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_cache::snapshot::SnapshotterKind;
 use rbuild_frontend::NoCache;
 use rbuild_solver::Jobs;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
@@ -108,6 +109,8 @@ pub struct BuildRequest {
 pub struct Settings {
     /// The state folder; it need not exist.
     pub state_folder: PathBuf,
+    /// How trees are put together for steps: by overlayfs, unless the machine cannot.
+    pub snapshotter: SnapshotterKind,
     /// Where the registry client finds what the user configured.
     pub registry: RegistrySettings,
     /// `$TMPDIR`, or `/tmp`.
@@ -291,6 +294,7 @@ impl Settings {
             .ok_or(UsageError::NoStateFolder)?;
         Ok(Self {
             state_folder,
+            snapshotter: SnapshotterKind::default(),
             registry: RegistrySettings::from_environment(|name| {
                 environment.variables.get(std::ffi::OsStr::new(name)).cloned()
             }),

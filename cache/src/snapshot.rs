@@ -132,6 +132,9 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// The snapshots that are committed.
     fn committed(&self) -> &Committed;
 
+    /// How trees are put together.
+    fn kind(&self) -> SnapshotterKind;
+
     /// Makes a tree ready to be written to: what `parents` make together, lowest first.
     ///
     /// # Errors

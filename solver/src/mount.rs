@@ -6,11 +6,11 @@ pub(crate) mod cache;
 use std::path::PathBuf;
 
 use rbuild_cache::lock::LockGuard;
-use rbuild_cache::snapshot::{Active, ActiveRoot};
+use rbuild_cache::snapshot::{Active, ActiveRoot, SnapshotterKind};
 
 use crate::error::Cause;
 use crate::graph::{Mount, MountSource};
-use crate::ops::{Work, Worker};
+use crate::ops::{Work, Worker, blocking};
 use crate::sandbox::{SandboxMount, SandboxMountSource};
 use crate::tree::Output;
 
@@ -162,15 +162,24 @@ impl Worker {
         held: &mut Held,
     ) -> Result<SandboxMountSource, Cause> {
         let ids = self.realize(tree, &work.task).await?;
-        let snapshots = self.surroundings.state.snapshots();
+        let snapshots = self.surroundings.state.snapshots().clone();
+        if snapshots.kind() == SnapshotterKind::Copy {
+            let prepare = move || snapshots.prepare(&ids).map_err(Cause::state);
+            let merged = blocking(prepare).await?;
+            let source = match merged.root() {
+                ActiveRoot::Folder(root) => SandboxMountSource::Bind { root, path: path.into() },
+                ActiveRoot::Overlay { .. } => unreachable!("copies are folders"),
+            };
+            held.scratch.push(merged);
+            return Ok(source);
+        }
         let lower = snapshots.lower(&ids).map_err(Cause::state)?;
         let upper = if read_only {
             None
         } else {
             let scratch = snapshots.prepare(&[]).map_err(Cause::state)?;
             let ActiveRoot::Overlay { upper, work, .. } = scratch.root() else {
-                let message = "writable bind mounts need overlayfs".to_owned();
-                return Err(Cause::Unsupported(message));
+                unreachable!("it is not the kind that copies")
             };
             held.scratch.push(scratch);
             Some((upper, work))

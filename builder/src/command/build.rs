@@ -4,6 +4,7 @@ use rbuild_solver::progress::Reporter;
 use rbuild_solver::sandbox::namespaces::{self, Identity};
 
 use rbuild_cache::oci::ImageRef;
+use rbuild_cache::snapshot::SnapshotterKind;
 
 use super::{lines, print, run_async, tell};
 use crate::cli::{BuildArgs, GlobalArgs};
@@ -20,7 +21,7 @@ pub(super) fn run(
     arguments: &BuildArgs,
     environment: &Environment,
 ) -> Result<(), BuildError> {
-    build(&BuildRequest::new(global, arguments, environment)?)
+    build(BuildRequest::new(global, arguments, environment)?)
 }
 
 /// `rbuild check` is `rbuild build --check`.
@@ -30,13 +31,15 @@ pub(super) fn check(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let arguments = BuildArgs { check: true, ..arguments.clone() };
-    build(&BuildRequest::new(global, &arguments, environment)?)
+    build(BuildRequest::new(global, &arguments, environment)?)
 }
 
-fn build(request: &BuildRequest) -> Result<(), BuildError> {
+fn build(mut request: BuildRequest) -> Result<(), BuildError> {
     if request.call == Call::Build {
-        become_root(request.settings.progress)?;
+        become_root(&request)?;
+        request.settings.snapshotter = snapshotter(&request)?;
     }
+    let request = &request;
     // An answer about a Dockerfile is all that a call shows.
     let display = (request.call == Call::Build).then(|| Display::new(&request.settings));
     let reporter = match &display {
@@ -62,7 +65,7 @@ fn build(request: &BuildRequest) -> Result<(), BuildError> {
 
 /// Lets ordinary users own the files of layers and mount them. Comes before the display, since
 /// afterwards this process has more than one thread.
-fn become_root(progress: ProgressMode) -> Result<(), BuildError> {
+fn become_root(request: &BuildRequest) -> Result<(), BuildError> {
     let identity = namespaces::become_root().map_err(|error| {
         let fault = BuildError::fault(&error);
         match error.hint {
@@ -70,16 +73,45 @@ fn become_root(progress: ProgressMode) -> Result<(), BuildError> {
             None => fault,
         }
     })?;
-    if identity == Identity::Single
-        && !matches!(progress, ProgressMode::Quiet | ProgressMode::RawJson)
-    {
-        tell(
-            "warning: this user has no ids to give away, so that files of other owners cannot be \
-             unpacked or made: install `newuidmap` (package uidmap), and add the user to \
-             /etc/subuid and /etc/subgid\n",
+    if identity == Identity::Single {
+        note(
+            request,
+            "this user has one id: owners of files are remembered instead of set, and steps are \
+             slower; `newuidmap` (package uidmap) and ranges in /etc/subuid and /etc/subgid avoid \
+             that",
         );
     }
     Ok(())
+}
+
+/// Overlayfs, or copies where it cannot be used, which is told. Comes as early as
+/// [`become_root`].
+fn snapshotter(request: &BuildRequest) -> Result<SnapshotterKind, BuildError> {
+    let folder = &request.settings.state_folder;
+    let obstacle = namespaces::overlay_obstacle(folder).map_err(|error| {
+        BuildError::fault(&error).hint(format!(
+            "the state folder is `{}`; `--root DIR` or RBUILD_ROOT names another one",
+            folder.display()
+        ))
+    })?;
+    let Some(obstacle) = obstacle else { return Ok(SnapshotterKind::Overlay) };
+    let why = obstacle.source.map_or(obstacle.message, |error| error.to_string());
+    note(
+        request,
+        &format!(
+            "overlayfs cannot be used in `{}` ({why}): steps work on copies, which takes longer; \
+             `--root DIR` or RBUILD_ROOT names a folder on another disk",
+            folder.display()
+        ),
+    );
+    Ok(SnapshotterKind::Copy)
+}
+
+/// Tells what is no fault, where people read.
+fn note(request: &BuildRequest, text: &str) {
+    if !matches!(request.settings.progress, ProgressMode::Quiet | ProgressMode::RawJson) {
+        tell(&format!("note: {text}\n"));
+    }
 }
 
 /// Shows warnings, and with `--quiet` the image's ID.

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter, make_root,
+    Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter,
+    SnapshotterKind, make_root,
 };
 use crate::layer::diff::Before;
 use crate::layer::flatten::add_layer;
@@ -26,6 +27,10 @@ impl CopySnapshotter {
 impl Snapshotter for CopySnapshotter {
     fn committed(&self) -> &Committed {
         &self.committed
+    }
+
+    fn kind(&self) -> SnapshotterKind {
+        SnapshotterKind::Copy
     }
 
     fn prepare(&self, parents: &[SnapshotId]) -> Result<Active, SnapshotError> {

@@ -1,7 +1,10 @@
 //! Snapshots that overlayfs puts together: preparing copies nothing, and what a step wrote lies in
 //! a folder of its own, which becomes the snapshot.
 
-use super::{Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter};
+use super::{
+    Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter,
+    SnapshotterKind,
+};
 use crate::remove::remove_tree;
 
 /// Keeps trees for mounting with overlayfs.
@@ -20,6 +23,10 @@ impl OverlaySnapshotter {
 impl Snapshotter for OverlaySnapshotter {
     fn committed(&self) -> &Committed {
         &self.committed
+    }
+
+    fn kind(&self) -> SnapshotterKind {
+        SnapshotterKind::Overlay
     }
 
     fn prepare(&self, parents: &[SnapshotId]) -> Result<Active, SnapshotError> {

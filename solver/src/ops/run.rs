@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::digest::CacheKey;
-use rbuild_cache::snapshot::{ActiveRoot, SnapshotId};
+use rbuild_cache::snapshot::{ActiveRoot, SnapshotId, SnapshotterKind};
 
 use crate::error::{Cause, SolveError};
 use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
@@ -176,7 +176,13 @@ impl Worker {
         let mounts = self.mounts(work, &op.mounts, inputs).await?;
         let _place = self.surroundings.gate.enter().await;
         let state = &self.surroundings.state;
-        let active = state.snapshots().prepare(&ids).map_err(Cause::state)?;
+        let snapshots = state.snapshots().clone();
+        let active = match snapshots.kind() {
+            SnapshotterKind::Overlay => snapshots.prepare(&ids).map_err(Cause::state)?,
+            SnapshotterKind::Copy => {
+                blocking(move || snapshots.prepare(&ids).map_err(Cause::state)).await?
+            }
+        };
         let root = match active.root() {
             ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
             ActiveRoot::Folder(folder) => RootFs::Folder(folder),

@@ -20,8 +20,10 @@ mod forward;
 mod message;
 mod mount_point;
 mod network;
+mod overlay_probe;
 mod ownership;
 mod process;
+mod procfs;
 mod server;
 mod stubs;
 mod supervisor;
@@ -46,6 +48,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
+pub use self::overlay_probe::overlay_obstacle;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
 

@@ -50,7 +50,7 @@ impl Overlay<'_> {
         match self.mount_by_parameters(attributes) {
             // Before Linux 6.8 overlayfs does not know `lowerdir+`.
             Err((Errno::INVAL, Stage::Lower)) => self.mount_by_option_string(attributes),
-            Err((errno, _)) => Err(self.failure(errno)),
+            Err((errno, _)) => Err(self.failure(errno.raw_os_error())),
             Ok(mount) => Ok(mount),
         }
     }
@@ -105,7 +105,7 @@ impl Overlay<'_> {
         let options = std::ffi::CString::new(options).expect("numbers hold no null byte");
         let flags = MountFlags::NODEV;
         rustix::mount::mount("overlay", &target, "overlay", flags, Some(options.as_c_str()))
-            .map_err(|errno| self.failure(errno))?;
+            .map_err(|errno| self.failure(errno.raw_os_error()))?;
         clone(CWD, &target.to_string_lossy(), attributes)
             .or_fail(|| "cannot open the mounted layers")
     }
@@ -122,10 +122,11 @@ impl Overlay<'_> {
         copying.iter().copied().chain([("index", Some("off"))]).chain(writing)
     }
 
-    fn failure(&self, errno: Errno) -> Failure {
-        let failure =
-            Failure::new(format!("cannot mount {} layers with overlayfs", self.lower.len()), errno);
-        match errno {
+    /// What to tell of this error of the kernel.
+    pub(super) fn failure(&self, errno: i32) -> Failure {
+        let what = format!("cannot mount {} layers with overlayfs", self.lower.len());
+        let failure = Failure::new(what, io::Error::from_raw_os_error(errno));
+        match Errno::from_raw_os_error(errno) {
             Errno::PERM => failure.with_hint(
                 "mounting needs root, or a kernel that lets users mount overlayfs (Linux 5.11)",
             ),

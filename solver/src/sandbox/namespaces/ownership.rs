@@ -33,7 +33,7 @@ use self::credentials::{Change, Identity, Kind};
 use self::files::{Form, New};
 use self::listener::{Answer, Listener, Question};
 use super::message::{Failure, OrFail};
-use super::{file_system, syscalls};
+use super::{procfs, syscalls};
 use crate::sandbox::Credentials;
 use crate::sandbox::seccomp::{self, Call};
 
@@ -58,7 +58,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Makes ready to answer for a step that starts as `user`.
     pub(super) fn prepare(user: &Credentials) -> Result<Self, Failure> {
-        let proc = file_system::create("proc", &[], rustix::mount::MountAttrFlags::empty())?;
+        let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
         Ok(Self { proc, first: Identity::of(user) })
     }
 

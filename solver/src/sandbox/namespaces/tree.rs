@@ -26,6 +26,7 @@ use super::file_system::{self, Overlay, attach};
 use super::message::{Failure, OrFail};
 use super::mount_point::{self, Kind, Stub};
 use super::ownership::Ownership;
+use super::procfs;
 use crate::graph::SecurityMode;
 use crate::sandbox::proc_masks::{MASKED_PROC, MASKED_SYS, READ_ONLY_PROC};
 use crate::sandbox::{ProcessSpec, RootFs, SandboxMount, SandboxMountSource};
@@ -67,7 +68,7 @@ pub(super) fn enter(
         .enumerate()
         .map(|(index, mount)| source(index, mount, &memory, lowest.empty, on_socket))
         .collect::<Result<Vec<_>, _>>()?;
-    let proc = file_system::create("proc", &[], INERT)?;
+    let proc = procfs::mount(INERT)?;
     let sys = sysfs(process.security)?;
 
     let root = root(&process.root, lowest.stubs)?;
@@ -501,7 +502,8 @@ fn find(file_system: BorrowedFd<'_>, name: &str) -> io::Result<Option<OwnedFd>> 
     let resolution = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(file_system, name, flags, Mode::empty(), resolution) {
         Ok(place) => Ok(Some(place)),
-        Err(Errno::NOENT) => Ok(None),
+        // What a container has put something over is hidden or protected by it.
+        Err(Errno::NOENT | Errno::XDEV) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
