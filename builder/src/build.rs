@@ -36,6 +36,7 @@ use crate::image_source::{Images, ResolveMode};
 use crate::registry::Registry;
 use crate::remote_cache::RemoteCaches;
 use crate::request::{BuildRequest, Call, Entitlement, NamedContextSpec, UsageError};
+use crate::slim::{self, SlimResult, SlimTarget};
 use crate::stage_size::{self, StageSize};
 
 /// What is built, read.
@@ -56,6 +57,10 @@ pub struct Built {
     pub warnings: Vec<Problem>,
     /// How large the stages became, and last the images.
     pub sizes: Vec<StageSize>,
+    /// What was slimmed, for each platform.
+    pub slim: Vec<SlimResult>,
+    /// The target as it was before it was slimmed; empty when nothing was.
+    pub full: Vec<BuiltImage>,
 }
 
 /// Everything a build works with.
@@ -110,15 +115,23 @@ impl<'a> Session<'a> {
         let Loaded { contexts, dockerfile } = loaded;
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
+        let mut slims: Vec<Option<SlimTarget>> = Vec::new();
         for platform in &self.request.platforms {
             let options = self.options(platform, contexts);
             let resolved = self.resolve(dockerfile, &options).await?;
             let one = rbuild_frontend::lower(dockerfile, &options, &resolved, &mut graph)
                 .map_err(|wrong| BuildError::dockerfile(&wrong.0, &dockerfile.source))?;
+            let source = &dockerfile.source;
+            let slim = slim::target(&self.request.slim, source, platform, &one, &mut graph)?;
+            slims.push(slim);
             lowered.push((platform.clone(), one));
         }
         let warnings = warnings(lowered.iter().map(|(_, one)| one), &dockerfile.source);
-        let mut targets: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
+        let full: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
+        let slim = |slim: &Option<SlimTarget>| slim.as_ref().map(|slim| slim.vertex);
+        let mut targets: Vec<VertexId> =
+            full.iter().zip(&slims).map(|(full, one)| slim(one).unwrap_or(*full)).collect();
+        targets.extend(&full);
         let stages = stage_size::last_steps(&graph, &targets);
         targets.extend(stages.iter().map(|(_, id)| id));
         let proxies = self.options(&Platform::host(), contexts).proxies();
@@ -129,7 +142,8 @@ impl<'a> Session<'a> {
             BuildError::solve(&error, &dockerfile.source)
                 .on_full_disk(&error, &self.request.settings.state_folder)
         })?;
-        let of_stages = trees.split_off(lowered.len());
+        let of_stages = trees.split_off(2 * lowered.len());
+        let full = trees.split_off(lowered.len());
         let names = stages.into_iter().map(|(name, _)| name);
         let sizes = names.zip(&of_stages);
         let sizes = sizes.map(|(name, tree)| StageSize::of(name, tree, &self.state));
@@ -140,15 +154,30 @@ impl<'a> Session<'a> {
             StageSize::of(name, tree, &self.state)
         });
         let sizes = sizes.chain(of_images).collect();
-        let built = lowered.into_iter().zip(trees).map(|((platform, lowered), tree)| BuiltImage {
-            platform,
-            config: lowered.config,
-            base: lowered.base,
+        let image = |(platform, lowered): &(Platform, Lowered), tree: &Tree| BuiltImage {
+            platform: platform.clone(),
+            config: lowered.config.clone(),
+            base: lowered.base.clone(),
             epoch: lowered.epoch,
-            tree,
+            tree: tree.clone(),
             inline: inline.clone(),
-        });
-        Ok(Built { images: built.collect(), warnings, sizes })
+        };
+        let mut built = Built {
+            images: lowered.iter().zip(&trees).map(|(one, tree)| image(one, tree)).collect(),
+            warnings,
+            sizes,
+            slim: Vec::new(),
+            full: Vec::new(),
+        };
+        for (position, target) in slims.iter().enumerate() {
+            let Some(target) = target else { continue };
+            let (request, of_platform) = (&self.request.slim, &mut built.images[position]);
+            let result = slim::finish(request, &self.state, target, &full[position], of_platform)?;
+            built.warnings.extend(slim::warnings(&result));
+            built.slim.push(result);
+            built.full.push(image(&lowered[position], &full[position]));
+        }
+        Ok(built)
     }
 
     async fn contexts(&self) -> Result<Contexts, BuildError> {

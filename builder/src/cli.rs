@@ -83,6 +83,8 @@ pub enum Command {
     Login(LoginArgs),
     /// Log out at a registry
     Logout(LogoutArgs),
+    /// Say why a slim image has a file, or has it not
+    Slim(SlimArgs),
     /// Show what the state folder holds
     Du(DuArgs),
     /// Write a completion script for a shell to stdout
@@ -268,6 +270,37 @@ pub struct LogoutArgs {
     pub registry: Option<String>,
 }
 
+/// `rbuild slim`
+#[derive(Clone, Debug, Args)]
+pub struct SlimArgs {
+    /// What to say
+    #[command(subcommand)]
+    pub command: SlimCommand,
+}
+
+/// What `rbuild slim` can say.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SlimCommand {
+    /// Say why a path is in the image, or is not
+    Why {
+        /// The path in the image
+        #[arg(value_name = "PATH")]
+        path: String,
+        /// Name or ID of the image [default: the one that was slimmed last]
+        #[arg(long, value_name = "IMAGE")]
+        image: Option<String>,
+    },
+    /// Show what was kept and what was not
+    Report {
+        /// Name or ID of the image [default: the one that was slimmed last]
+        #[arg(value_name = "IMAGE")]
+        image: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// `rbuild du`
 #[derive(Clone, Debug, Args)]
 pub struct DuArgs {
@@ -413,6 +446,47 @@ pub struct BuildArgs {
     )]
     pub allow: Vec<String>,
 
+    /// Keep only what the program needs: auto, closure, trace or off [default without MODE: auto]
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = "Slim images"
+    )]
+    pub slim: Option<String>,
+    /// What shows that the image works: a command, or `http:PORT/PATH,/PATH` [default: HEALTHCHECK]
+    #[arg(long, value_name = "PROBE", help_heading = "Slim images")]
+    pub slim_probe: Option<String>,
+    /// How long the probe may take [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Slim images")]
+    pub slim_probe_timeout: Option<String>,
+    /// Keep these paths: `/opt/plugins/**`
+    #[arg(long, value_name = "PATTERN", help_heading = "Slim images")]
+    pub slim_keep: Vec<String>,
+    /// Leave these paths out, whatever needs them
+    #[arg(long, value_name = "PATTERN", help_heading = "Slim images")]
+    pub slim_drop: Vec<String>,
+    /// What is kept of the system whoever needs it: none, certs or full [default: full]
+    #[arg(long, value_name = "BASE", help_heading = "Slim images")]
+    pub slim_base: Option<String>,
+    /// The image's user: nonroot (65532)
+    #[arg(long, value_name = "USER", help_heading = "Slim images")]
+    pub slim_user: Option<String>,
+    /// Write what was kept, and why, into this file: JSON if it ends in .json, otherwise a table
+    #[arg(long, value_name = "FILE", help_heading = "Slim images")]
+    pub slim_report: Option<PathBuf>,
+    /// Fail when the slim image does not pass, instead of exporting the full one
+    #[arg(long, help_heading = "Slim images")]
+    pub slim_strict: bool,
+    /// Fail when the slim image is larger: 100m
+    #[arg(long, value_name = "BYTES", help_heading = "Slim images")]
+    pub slim_max_size: Option<String>,
+    /// Export the full image too, tagged `debug`
+    #[arg(long, help_heading = "Slim images")]
+    pub slim_debug_image: bool,
+
     /// Run every step anew
     #[arg(long, help_heading = "Cache")]
     pub no_cache: bool,
@@ -475,9 +549,6 @@ pub struct BuildArgs {
     /// buildx's builder instance; rbuild has none.
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    /// Later: keeps what the program needs.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub slim: Option<String>,
     /// Later: a shell in the failed step.
     #[arg(long, hide = true)]
     pub on_error: Option<String>,

@@ -11,7 +11,8 @@ mod list_format;
 mod load;
 mod login;
 mod save;
-mod table;
+mod slim;
+pub(crate) mod table;
 mod transfer;
 
 use std::fmt::{Display, Write as _};
@@ -39,6 +40,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
         Command::Load(arguments) => load::run(&cli.global, arguments, environment),
         Command::Login(arguments) => login::login(&cli.global, arguments, environment),
         Command::Logout(arguments) => login::logout(&cli.global, arguments, environment),
+        Command::Slim(arguments) => slim::run(&cli.global, arguments, environment),
         Command::Du(arguments) => du::run(&cli.global, arguments, environment),
         Command::Completion(arguments) => completion::run(arguments),
     }

@@ -129,6 +129,7 @@ impl BuildError {
                 problem.output = Some((error.name.clone(), tail.clone()));
             }
             Cause::Image(error) => problem.hints.extend(error.hint.clone()),
+            Cause::Slim(error) => problem.hints.extend(error.hint()),
             Cause::Sandbox(error) => {
                 kind = ErrorKind::Fault;
                 problem.hints.extend(error.hint.clone());

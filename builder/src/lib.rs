@@ -23,6 +23,7 @@ pub mod registry;
 pub mod remote_cache;
 pub mod request;
 mod signals;
+pub mod slim;
 mod stage_size;
 
 use rbuild_cache::digest::Digest;
@@ -36,7 +37,7 @@ use crate::build::{Built, Session};
 use crate::error::{BuildError, Problem};
 use crate::export::{Around, Exported, Exporter};
 use crate::image::BuiltImage;
-use crate::request::{BuildRequest, UsageError};
+use crate::request::{BuildRequest, OutputKind, UsageError};
 
 /// What came of a build.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct Outcome {
     pub names: Vec<ImageRef>,
     /// What exporters add to the metadata file.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// What was slimmed, for each platform.
+    pub slim: Vec<slim::SlimResult>,
     /// The answer to a `--call`; nothing was built then.
     pub answer: Option<Answer>,
 }
@@ -95,12 +98,26 @@ async fn export_all(
     built: &Built,
 ) -> Result<Outcome, BuildError> {
     let (warnings, sizes) = (built.warnings.clone(), built.sizes.clone());
-    let mut outcome = Outcome { warnings, sizes, ..Outcome::default() };
+    let slim = built.slim.clone();
+    let mut outcome = Outcome { warnings, sizes, slim, ..Outcome::default() };
     for exporter in exporters {
         let exported = export(session, &**exporter, &built.images).await?;
         outcome.image = exported.image.or(outcome.image);
         outcome.config = exported.config.or(outcome.config);
         outcome.names.extend(exported.names);
+    }
+    let request = session.request;
+    if request.slim.debug_image && !built.full.is_empty() {
+        for exporter in debug_exporters(request)? {
+            let exported = export(session, &*exporter, &built.full).await?;
+            outcome.names.extend(exported.names);
+        }
+    }
+    if let Some(path) = request.slim.report.as_ref().filter(|_| !outcome.slim.is_empty()) {
+        slim::write_report(path, &outcome.slim)?;
+    }
+    for result in &outcome.slim {
+        slim::remember(&session.state, outcome.image_id(), result)?;
     }
     outcome.names.sort_by_key(ToString::to_string);
     outcome.names.dedup();
@@ -111,6 +128,27 @@ async fn export_all(
 fn exporters(request: &BuildRequest) -> Result<Vec<Box<dyn Exporter>>, UsageError> {
     let exporters = request.outputs.iter().map(|output| export::exporter(output, request));
     exporters.filter_map(Result::transpose).collect()
+}
+
+/// The exporters of the full image beside a slim one: those that send images by name, the tag being
+/// `debug`, or ending in `-debug`.
+fn debug_exporters(request: &BuildRequest) -> Result<Vec<Box<dyn Exporter>>, BuildError> {
+    let mut request = request.clone();
+    request.outputs.retain(|output| {
+        let is_named = !output.attributes.contains_key("dest");
+        is_named && matches!(output.kind, OutputKind::Image | OutputKind::Docker)
+    });
+    let names: Vec<ImageRef> = request.tags.iter().filter_map(slim::debug_name).collect();
+    if request.outputs.is_empty() || names.is_empty() {
+        return Err(UsageError::value(
+            "--slim-debug-image",
+            "true",
+            "it needs an image with a name: `-t NAME`, into the local store or a registry",
+        )
+        .into());
+    }
+    request.tags = names;
+    Ok(exporters(&request)?)
 }
 
 async fn export(

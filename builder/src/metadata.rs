@@ -43,7 +43,8 @@ fn metadata(built: &Outcome) -> Map<String, Value> {
     metadata.into_iter().collect()
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+/// Writes `bytes` into the file `path`, which appears whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;

@@ -10,6 +10,7 @@ mod environment;
 mod limits;
 mod output;
 mod resources;
+mod slim;
 mod source;
 mod step;
 
@@ -32,6 +33,7 @@ use crate::registry::RegistrySettings;
 pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
+pub use slim::{PROBE_TIMEOUT, SlimRequest, SlimSettings, SlimSwitch};
 pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec};
 pub use step::Entitlement;
 
@@ -99,6 +101,8 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTo>,
     /// `--call`, `--check`
     pub call: Call,
+    /// `--slim` and the flags around it.
+    pub slim: SlimRequest,
     /// How many RUN steps compute at once.
     pub jobs: Jobs,
 }
@@ -228,6 +232,12 @@ pub enum UsageError {
         /// What can be done.
         instead: String,
     },
+    /// A flag about slim images where none is made.
+    #[error("`{flag}` says something about slim images, and nothing is slimmed")]
+    NeedsSlim {
+        /// The flag.
+        flag: &'static str,
+    },
     /// A push of an image without a name.
     #[error("a name is needed to push the image")]
     NoName,
@@ -266,6 +276,7 @@ impl UsageError {
         match self {
             Self::Conflict { instead, .. } => Some(instead.clone()),
             Self::NoName => Some("give it one with `-t NAME`".into()),
+            Self::NeedsSlim { .. } => Some("give `--slim` too".into()),
             Self::NoStateFolder => Some("name one with `--root DIR` or RBUILD_ROOT".into()),
             Self::Value { .. }
             | Self::Variable { .. }
@@ -395,6 +406,7 @@ impl BuildRequest {
             cache_from: cache::sources(&arguments.cache_from)?,
             cache_to: cache::targets(&arguments.cache_to, &build_args)?,
             call,
+            slim: SlimRequest::new(arguments)?,
             jobs: match arguments.jobs {
                 Some(limit) => Jobs::Limit(limit.get()),
                 None => Jobs::Cores(environment.processors.get()),
@@ -411,9 +423,6 @@ fn refuse_what_is_not_there(arguments: &BuildArgs) -> Result<(), UsageError> {
     if arguments.builder.is_some() {
         let reason = "there are no builder instances, rbuild itself builds";
         return Err(UsageError::Meaningless { flag: "--builder", reason });
-    }
-    if arguments.slim.is_some() {
-        return not_yet("`--slim`");
     }
     if arguments.on_error.is_some() {
         return not_yet("`--on-error`");
@@ -728,7 +737,6 @@ mod tests {
         check("--sbom", &format!("`--sbom`{later}"));
         check("--provenance=mode=max", &format!("`--provenance`{later}"));
         check("--attest type=sbom", &format!("`--attest`{later}"));
-        check("--slim", &format!("`--slim`{later}"));
         check("--on-error shell", &format!("`--on-error`{later}"));
         check("--report a.html", &format!("`--report`{later}"));
         check(

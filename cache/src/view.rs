@@ -21,7 +21,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::metadata::{self, FileType, Metadata, Xattrs};
@@ -326,6 +326,19 @@ impl View {
         let file = self.open_at(entry.layer, &entry.path, flags)?.ok_or_else(not_a_file)?;
         let metadata = Metadata::of(&file).map_err(|source| io_error(&entry.path, source))?;
         if metadata.is_file() { Ok(File::from(file)) } else { Err(not_a_file()) }
+    }
+
+    /// Makes `name` in `folder` one more name of what `entry` is, which must not be a directory.
+    ///
+    /// Everything about the file is the same then: layers do not change, so neither does what is
+    /// linked from them.
+    ///
+    /// # Errors
+    /// What the system says: [`io::ErrorKind::TooManyLinks`] and
+    /// [`io::ErrorKind::CrossesDevices`] mean that it has to be copied.
+    pub fn link(&self, entry: &Entry, folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let root = self.roots[entry.layer].open()?;
+        Ok(rustix::fs::linkat(root, &entry.path, folder, name, AtFlags::empty())?)
     }
 
     /// The target of a symbolic link, as it was written.

@@ -86,6 +86,9 @@ pub enum Cause {
     /// A commit could not be checked out.
     #[error(transparent)]
     Git(#[from] crate::ops::git::GitError),
+    /// The image could not be slimmed.
+    #[error(transparent)]
+    Slim(#[from] crate::ops::slim::SlimError),
     /// A secret that the step cannot do without was not given.
     #[error("secret {id}: not found")]
     SecretMissing {

@@ -52,6 +52,15 @@ fn key(kind: &str, op: &Op, inputs: &[InputDigest]) -> CacheKey {
     CacheKey(hasher.digest())
 }
 
+/// The key of one of the layers of a result that consists of several.
+pub fn part(whole: &CacheKey, name: &str) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field("part");
+    hasher.field(whole.0.as_bytes());
+    hasher.field(name);
+    CacheKey(hasher.digest())
+}
+
 /// The key of a tree that is imported as one snapshot: a folder mounted into a step.
 pub fn imported(content: Digest) -> CacheKey {
     let mut hasher = Hasher::new();

@@ -7,6 +7,7 @@
 //! | http, git | validators, the commit | fetch (`ops/http.rs`, `ops/git.rs`) |
 //! | run | definition key, content key of its bind mounts | the sandbox (`ops/run.rs`) |
 //! | file | definition key, content key of the paths it reads | write one layer (`ops/file.rs`) |
+//! | slim | definition key | what the program needs, as two layers (`ops/slim.rs`) |
 //! | merge | nothing | none: the layers one on top of the other |
 
 pub mod file;
@@ -14,6 +15,7 @@ pub mod git;
 pub mod http;
 pub mod image;
 pub mod run;
+pub mod slim;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +100,7 @@ impl Worker {
             Op::Run(run) => self.run(work, run, inputs).await.map(Output::Tree),
             Op::Http(http) => self.http(work, http).await.map(Output::Tree),
             Op::Git(git) => self.git(work, git).await.map(Output::Tree),
+            Op::Slim(slim) => self.slim(work, slim, inputs).await.map(Output::Tree),
         }
     }
 

@@ -124,6 +124,9 @@ fn show_result(request: &BuildRequest, built: &Outcome) -> Result<(), BuildError
     }
     if request.settings.progress != ProgressMode::RawJson {
         tell(&sizes(built));
+        for result in &built.slim {
+            tell(&format!("\n{}", crate::slim::summary(&result.report)));
+        }
         tell(&warnings(&built.warnings, request.settings.colors));
     }
     Ok(())

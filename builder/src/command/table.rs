@@ -7,23 +7,23 @@ use console::measure_text_width;
 use crate::progress::harmless;
 
 /// Rows below a heading.
-pub(super) struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
     /// A table with just its heading.
-    pub(super) fn new(heading: [&str; N]) -> Self {
+    pub(crate) fn new(heading: [&str; N]) -> Self {
         Self { rows: vec![heading.map(str::to_owned)] }
     }
 
     /// Adds a row. What came from outside cannot drive the terminal.
-    pub(super) fn row(&mut self, cells: [String; N]) {
+    pub(crate) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(|cell| harmless::line(&cell)));
     }
 
     /// All rows, each with a line break.
-    pub(super) fn draw(&self) -> String {
+    pub(crate) fn draw(&self) -> String {
         let width = |column: usize| {
             self.rows.iter().map(|row| measure_text_width(&row[column])).max().unwrap_or(0)
         };

@@ -105,6 +105,38 @@ pub fn is_ours(name: &str) -> bool {
         && (path == "docker" || path.ends_with("/docker"))
 }
 
+/// Directives of rbuild's own, `# rbuild: NAME=VALUE`, one a line: names and values, in order. They
+/// stand among the comments before the first instruction.
+pub fn own(source: &Source) -> Vec<(Text, Text)> {
+    let text = source.text();
+    let mut found = Vec::new();
+    let mut offset = text.len() - text.trim_start_matches('\u{feff}').len();
+    for line in text[offset..].split_inclusive('\n') {
+        let start = offset;
+        offset += line.len();
+        let content = line.trim_matches(BLANKS);
+        let Some(comment) = content.strip_prefix('#') else {
+            if content.is_empty() {
+                continue;
+            }
+            break;
+        };
+        let setting = comment.trim_start().strip_prefix("rbuild:");
+        let Some((name, value)) = setting.and_then(|setting| setting.split_once('=')) else {
+            continue;
+        };
+        let (name, value) = (name.trim_matches(BLANKS), value.trim_matches(BLANKS));
+        let text = |part: &str, at: usize| {
+            Text::new(part.to_owned(), Span::new(start + at, start + at + part.len()))
+        };
+        let name_at = line.find(name).unwrap_or(0);
+        let value_at = line.find('=').map_or(0, |at| at + 1);
+        let value_at = value_at + line[value_at..].find(value).unwrap_or(0);
+        found.push((text(name, name_at), text(value, value_at)));
+    }
+    found
+}
+
 fn find_marked(source: &Source, name: &str, marker: &str) -> Option<Text> {
     let text = source.text();
     let mut offset = text.len() - text.trim_start_matches('\u{feff}').len();
@@ -146,6 +178,20 @@ mod tests {
         check("# other=b\n# check=a", "check", None);
         check("# syntax=a\n# syntax=b\n# check=a", "check", None);
         check("# check=", "check", None);
+    }
+
+    #[test]
+    fn directives_of_its_own_stand_before_the_first_instruction() {
+        let text = "# syntax=x\n# about\n\n#rbuild: slim = auto\r\n# rbuild: slim-probe=a b=c\n\
+                    # rbuild: no\nFROM a\n# rbuild: slim=off\n";
+        let source = Source::new("Dockerfile", text);
+        let found = own(&source);
+        let shown: Vec<(&str, &str)> =
+            found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(shown, [("slim", "auto"), ("slim-probe", "a b=c")]);
+        for (_, value) in &found {
+            assert_eq!(source.slice(value.span), value.as_str());
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Op {
     File(FileOp),
     /// The layers of all inputs, one on top of the other (`COPY --link`).
     Merge,
+    /// What of input 0 its program needs, as two layers: runtime and application (`--slim`).
+    Slim(Box<SlimOp>),
 }
 
 impl Op {
@@ -392,4 +394,90 @@ pub enum ModeChange {
     Octal(u32),
     /// `u=rwX,go=rX`, as chmod(1) reads it.
     Symbolic(String),
+}
+
+/// Keeps of input 0 what its program needs.
+///
+/// The result is a tree of its own, not a layer over input 0: what the distribution contributes is
+/// its lower layer, what the user made the upper one, so that the lower one stays the same when
+/// only the application changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlimOp {
+    /// The version of the rules: [`SlimOp::RULES`].
+    pub rules: u32,
+    /// How it is found out what is needed.
+    pub mode: SlimMode,
+    /// What a container of the image runs: ENTRYPOINT and CMD.
+    pub command: Vec<String>,
+    /// `NAME=value`, in order.
+    pub env: Vec<String>,
+    /// WORKDIR
+    pub cwd: String,
+    /// USER; root when absent.
+    pub user: Option<String>,
+    /// What HEALTHCHECK runs, its shell included; empty when there is none.
+    pub healthcheck: Vec<String>,
+    /// Folders that are kept even if they are empty (VOLUME).
+    pub volumes: Vec<String>,
+    /// What shows that the program works; says nothing in [`SlimMode::Closure`].
+    pub probe: SlimProbe,
+    /// How many seconds the probe may take.
+    pub probe_timeout: u64,
+    /// Patterns of absolute paths that are kept (`--slim-keep`).
+    pub keep: Vec<String>,
+    /// Patterns of absolute paths that are left out (`--slim-drop`).
+    pub drop: Vec<String>,
+    /// What is kept of the system whoever needs it.
+    pub base: SlimBase,
+    /// The platform of the image.
+    pub platform: Platform,
+}
+
+impl SlimOp {
+    /// Changes whenever the rules by which files are kept do: results of others are not found then.
+    pub const RULES: u32 = 1;
+}
+
+/// `--slim`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlimMode {
+    /// The static closure and what a run of the probe opened; the probe's answers must stay.
+    #[default]
+    Auto,
+    /// The static closure; nothing is run.
+    Closure,
+    /// The closure of what a run of the probe opened, no more.
+    Trace,
+}
+
+/// `--slim-probe`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlimProbe {
+    /// The program starts and stays up, or ends as it did before.
+    #[default]
+    Alive,
+    /// This command, run beside the program, answers as it did before.
+    Command(Vec<String>),
+    /// These paths, asked for over HTTP, answer as they did before.
+    Http {
+        /// The port on the loopback interface.
+        port: u16,
+        /// What is asked for, in order.
+        paths: Vec<String>,
+    },
+}
+
+/// `--slim-base`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlimBase {
+    /// Nothing.
+    None,
+    /// The certificates of authorities.
+    Certs,
+    /// Users, name services, certificates, time zones and the folders that programs expect.
+    #[default]
+    Full,
 }

@@ -1,0 +1,336 @@
+//! What an ELF file says of what it needs: loader, libraries, where to look for them, functions
+//! that need files of their own, names and paths among its data.
+//!
+//! The files are the image's: nothing here trusts a length or an offset.
+
+use std::collections::BTreeSet;
+
+use object::Endianness;
+use object::elf;
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
+
+/// What the file begins with.
+pub(super) const MAGIC: &[u8; 4] = b"\x7fELF";
+
+/// The longest text in a program's data that is taken for a path or the name of a library.
+const TEXT_MAX: usize = 255;
+
+/// For which machine code is: libraries of others are never loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Machine {
+    /// `e_machine`
+    pub(super) machine: u16,
+    /// Whether addresses have 64 bits.
+    pub(super) is_64: bool,
+}
+
+/// What an ELF file says of what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Elf {
+    /// For which machine.
+    pub(super) machine: Machine,
+    /// The program that loads it.
+    pub(super) interpreter: Option<String>,
+    /// The libraries that are linked, in order.
+    pub(super) needed: Vec<String>,
+    /// Where to look for them: `DT_RUNPATH`, or `DT_RPATH` where there is none.
+    pub(super) library_path: Vec<String>,
+    /// Functions of others that need files: those of [`FUNCTIONS`].
+    pub(super) imports: BTreeSet<&'static str>,
+    /// Names of libraries among its data.
+    pub(super) library_names: BTreeSet<String>,
+    /// Absolute paths among its data.
+    pub(super) paths: BTreeSet<String>,
+}
+
+/// Functions that need files which nothing else names.
+pub(super) const FUNCTIONS: &[&str] = &[
+    "SSL_CTX_set_default_verify_paths",
+    "X509_STORE_set_default_paths",
+    "dlmopen",
+    "dlopen",
+    "getaddrinfo",
+    "getgrgid",
+    "getgrgid_r",
+    "getgrnam",
+    "getgrnam_r",
+    "gethostbyaddr",
+    "gethostbyaddr_r",
+    "gethostbyname",
+    "gethostbyname2",
+    "gethostbyname2_r",
+    "gethostbyname_r",
+    "getnameinfo",
+    "getprotobyname",
+    "getpwnam",
+    "getpwnam_r",
+    "getpwuid",
+    "getpwuid_r",
+    "getservbyname",
+    "iconv_open",
+    "initscr",
+    "newlocale",
+    "newterm",
+    "pam_start",
+    "setlocale",
+    "setupterm",
+    "tgetent",
+];
+
+/// Why an ELF file could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no whole ELF file: {0}")]
+pub(super) struct ElfError(String);
+
+impl From<object::read::Error> for ElfError {
+    fn from(error: object::read::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Reads an ELF file.
+pub(super) fn parse(bytes: &[u8]) -> Result<Elf, ElfError> {
+    match bytes.get(4) {
+        Some(&elf::ELFCLASS32) => read::<elf::FileHeader32<Endianness>>(bytes, false),
+        Some(&elf::ELFCLASS64) => read::<elf::FileHeader64<Endianness>>(bytes, true),
+        _ => Err(ElfError("its class is unknown".into())),
+    }
+}
+
+/// For which machine the ELF file is that begins with `start`; `None` when it is none.
+pub(super) fn machine(start: &[u8]) -> Option<Machine> {
+    let head = start.get(..20)?;
+    if !head.starts_with(MAGIC) {
+        return None;
+    }
+    let bytes = [head[18], head[19]];
+    let machine = if head[5] == 2 { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+    Some(Machine { machine, is_64: head[4] == elf::ELFCLASS64 })
+}
+
+fn read<H: FileHeader<Endian = Endianness>>(bytes: &[u8], is_64: bool) -> Result<Elf, ElfError> {
+    let header = H::parse(bytes)?;
+    let endian = header.endian()?;
+    let mut found = Elf {
+        machine: Machine { machine: header.e_machine(endian), is_64 },
+        interpreter: None,
+        needed: Vec::new(),
+        library_path: Vec::new(),
+        imports: BTreeSet::new(),
+        library_names: BTreeSet::new(),
+        paths: BTreeSet::new(),
+    };
+    let segments = header.program_headers(endian, bytes)?;
+    for segment in segments {
+        if let Some(interpreter) = segment.interpreter(endian, bytes)? {
+            found.interpreter = Some(text(interpreter));
+        }
+    }
+    let file = Loaded::<H> { bytes, endian, segments };
+    let dynamic = segments.iter().find_map(|segment| segment.dynamic(endian, bytes).transpose());
+    if let Some(entries) = dynamic {
+        found.read_dynamic(&file, entries?)?;
+    }
+    // What has no list of sections is read as a whole: better a name too many.
+    let sections = header.sections(endian, bytes).ok().filter(|sections| !sections.is_empty());
+    let Some(sections) = sections else {
+        found.read_texts(bytes);
+        return Ok(found);
+    };
+    // Texts of Go programs are not separated from each other, and it opens what `base` keeps.
+    let is_go = sections.section_by_name(endian, b".go.buildinfo").is_some();
+    for (_, section) in sections.enumerate() {
+        let flags: u64 = section.sh_flags(endian).into();
+        let is_data = section.sh_type(endian) == elf::SHT_PROGBITS
+            && flags & u64::from(elf::SHF_ALLOC) != 0
+            && flags & u64::from(elf::SHF_EXECINSTR) == 0;
+        if is_data && !is_go {
+            found.read_texts(section.data(endian, bytes)?);
+        }
+    }
+    Ok(found)
+}
+
+/// A file, and where its addresses are in it.
+struct Loaded<'a, H: FileHeader<Endian = Endianness>> {
+    bytes: &'a [u8],
+    endian: Endianness,
+    segments: &'a [H::ProgramHeader],
+}
+
+impl<'a, H: FileHeader<Endian = Endianness>> Loaded<'a, H> {
+    /// The bytes from `address` to the end of what is loaded with it.
+    fn at(&self, address: u64) -> Option<&'a [u8]> {
+        self.segments.iter().find_map(|segment| {
+            if segment.p_type(self.endian) != elf::PT_LOAD {
+                return None;
+            }
+            let start: u64 = segment.p_vaddr(self.endian).into();
+            let (offset, size) = segment.file_range(self.endian);
+            let inside = address.checked_sub(start).filter(|inside| *inside < size)?;
+            let from = usize::try_from(offset.checked_add(inside)?).ok()?;
+            let to = usize::try_from(offset.checked_add(size)?).ok()?;
+            self.bytes.get(from..to.min(self.bytes.len()))
+        })
+    }
+}
+
+impl Elf {
+    fn read_dynamic<H: FileHeader<Endian = Endianness>>(
+        &mut self,
+        file: &Loaded<'_, H>,
+        entries: &[H::Dyn],
+    ) -> Result<(), ElfError> {
+        let value = |tag: i64| {
+            let entry = entries.iter().find(|entry| entry.tag(file.endian) == tag)?;
+            Some(entry.val(file.endian))
+        };
+        let strings = value(elf::DT_STRTAB).and_then(|address| file.at(address));
+        let Some(strings) = strings else { return Ok(()) };
+        let string = |offset: u64| -> Result<String, ElfError> {
+            let start = usize::try_from(offset).ok().and_then(|offset| strings.get(offset..));
+            let start = start.ok_or_else(|| ElfError("a name is outside of it".into()))?;
+            Ok(text(start.split(|byte| *byte == 0).next().unwrap_or_default()))
+        };
+        let (mut run_path, mut old_path) = (None, None);
+        for entry in entries {
+            let tag = entry.tag(file.endian);
+            if tag == elf::DT_NULL {
+                break;
+            }
+            let value = entry.val(file.endian);
+            if tag == elf::DT_NEEDED {
+                self.needed.push(string(value)?);
+            } else if tag == elf::DT_RUNPATH {
+                run_path = Some(string(value)?);
+            } else if tag == elf::DT_RPATH {
+                old_path = Some(string(value)?);
+            }
+        }
+        let path = run_path.or(old_path).unwrap_or_default();
+        self.library_path =
+            path.split(':').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        if let Some(symbols) = value(elf::DT_SYMTAB).and_then(|address| file.at(address)) {
+            // The table has no length of its own; linkers put the names behind it.
+            let length = value(elf::DT_STRTAB)
+                .zip(value(elf::DT_SYMTAB))
+                .and_then(|(strings, symbols)| strings.checked_sub(symbols))
+                .and_then(|length| usize::try_from(length).ok())
+                .map_or(symbols.len(), |length| length.min(symbols.len()));
+            self.read_imports::<H>(&symbols[..length], strings, file.endian);
+        }
+        Ok(())
+    }
+
+    fn read_imports<H: FileHeader<Endian = Endianness>>(
+        &mut self,
+        symbols: &[u8],
+        strings: &[u8],
+        endian: Endianness,
+    ) {
+        let count = symbols.len() / size_of::<H::Sym>();
+        let Ok((symbols, _)) = object::pod::slice_from_bytes::<H::Sym>(symbols, count) else {
+            return;
+        };
+        for symbol in symbols {
+            if symbol.st_shndx(endian) != elf::SHN_UNDEF {
+                continue;
+            }
+            let name = usize::try_from(symbol.st_name(endian)).ok();
+            let Some(name) = name.and_then(|offset| strings.get(offset..)) else { continue };
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            if let Ok(known) = FUNCTIONS.binary_search_by(|known| known.as_bytes().cmp(name)) {
+                self.imports.insert(FUNCTIONS[known]);
+            }
+        }
+    }
+
+    /// Looks for names of libraries and absolute paths in `data`.
+    fn read_texts(&mut self, data: &[u8]) {
+        for found in data.split(|byte| *byte == 0) {
+            if !(4..=4 * TEXT_MAX).contains(&found.len()) {
+                continue;
+            }
+            let Ok(found) = std::str::from_utf8(found) else { continue };
+            for word in found.split([':', ';', ',', ' ', '"', '\'', '=', '\n']) {
+                if !(4..=TEXT_MAX).contains(&word.len()) {
+                    continue;
+                }
+                if word.starts_with('/') && word.bytes().all(is_of_path) {
+                    self.paths.insert(word.trim_end_matches('/').to_owned());
+                } else if is_library_name(word) {
+                    self.library_names.insert(word.to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Whether `name` is what shared libraries are called: `libssl.so.3`.
+fn is_library_name(name: &str) -> bool {
+    let Some((stem, version)) = name.split_once(".so") else { return false };
+    stem.starts_with("lib")
+        && !name.contains('/')
+        && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-+.".contains(&byte))
+        && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+fn is_of_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/._-+@~".contains(&byte)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_functions_are_sorted() {
+        assert!(FUNCTIONS.is_sorted());
+    }
+
+    #[test]
+    fn this_test_says_what_it_needs() {
+        let own = fs_err::read(std::env::current_exe().unwrap()).unwrap();
+        let elf = parse(&own).unwrap();
+        assert!(elf.needed.iter().any(|name| name.starts_with("libc.so")), "{:?}", elf.needed);
+        assert!(elf.interpreter.unwrap().contains("/ld-"));
+        assert!(elf.imports.contains("getaddrinfo") || elf.imports.contains("getpwuid_r"));
+        assert_eq!(machine(&own), Some(elf.machine));
+        assert!(elf.paths.contains("/etc/ssl/certs/for-this-test"), "{}", marker());
+    }
+
+    /// A path among the data of this program.
+    fn marker() -> &'static str {
+        std::hint::black_box("\0/etc/ssl/certs/for-this-test\0")
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_and_never_a_panic() {
+        let own = fs_err::read(std::env::current_exe().unwrap()).unwrap();
+        for length in [0, 3, 4, 5, 16, 20, 63, 64, 100, 1000, 4096] {
+            let _ = parse(&own[..length.min(own.len())]);
+        }
+        assert!(parse(b"\x7fELF").is_err());
+        assert!(parse(&own[..64]).is_err());
+        for position in 0..512 {
+            let mut damaged = own[..own.len().min(1 << 16)].to_vec();
+            damaged[position] ^= 0xff;
+            let _ = parse(&damaged);
+        }
+    }
+
+    #[test]
+    fn names_of_libraries() {
+        let check = |name: &str, expected: bool| assert_eq!(is_library_name(name), expected);
+        check("libssl.so.3", true);
+        check("libnss_%s.so", false);
+        check("libidn2.so.0", true);
+        check("libstdc++.so.6", true);
+        check("/usr/lib/libc.so.6", false);
+        check("libfoo.sources", false);
+    }
+}
