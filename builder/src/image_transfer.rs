@@ -18,15 +18,28 @@ use crate::image_source::{Images, ResolveMode};
 use crate::registry::push::{BlobSource, Naming, PushContent, Pushed};
 
 /// Brings the image that `name` stands for at its registry here, with all its layers, and makes it
-/// the local image of that name. One that is an index becomes its image for `platform`.
+/// the local image of that name. One that is an index becomes its image for `wanted`, otherwise for
+/// this machine.
+///
+/// # Errors
+/// Also when an image that is no index is for another platform than the one that is `wanted`.
 pub async fn pull(
     images: &Images,
     name: &str,
-    platform: &Platform,
+    wanted: Option<&Platform>,
     task: &Task,
 ) -> Result<ResolvedImage, ImageSourceError> {
     let image: ImageRef = name.parse().map_err(plain)?;
-    let resolved = images.resolve(name, platform, ResolveMode::Pull, task).await?;
+    let platform = wanted.cloned().unwrap_or_else(Platform::host);
+    let resolved = images.resolve(name, &platform, ResolveMode::Pull, task).await?;
+    if wanted.is_some_and(|wanted| resolved.platform.serves(wanted).is_none()) {
+        let (image, found) = (image.familiar(), &resolved.platform);
+        return Err(ImageSourceError {
+            message: format!("`{image}` is not for `{platform}`, only for `{found}`"),
+            hint: Some("leave out `--platform` to pull it all the same".to_owned()),
+            source: None,
+        });
+    }
     let layers = resolved.layers.iter();
     let mut layers: FuturesUnordered<_> = layers
         .map(|layer| images.fetch_blob(&resolved.location, &layer.descriptor, task))

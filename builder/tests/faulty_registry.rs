@@ -397,11 +397,17 @@ fn read_body(reader: &mut impl BufRead, asked: &Asked) -> std::io::Result<Vec<u8
 }
 
 impl Contents {
-    /// Whether everything that a manifest names is here.
+    /// Whether everything that a manifest or an index names is here.
     fn has_all(&self, manifest: &[u8]) -> bool {
         let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
-        let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
-        let mut named = layers.iter().chain([&manifest["config"]]);
-        named.all(|blob| self.blobs.contains_key(blob["digest"].as_str().unwrap()))
+        let list = |name: &str| manifest[name].as_array().cloned().unwrap_or_default();
+        let has_manifest = |entry: &serde_json::Value| {
+            let digest = entry["digest"].as_str().unwrap();
+            self.manifests.keys().any(|name| name.ends_with(digest))
+        };
+        let mut blobs = list("layers");
+        blobs.extend(manifest.get("config").cloned());
+        blobs.iter().all(|blob| self.blobs.contains_key(blob["digest"].as_str().unwrap()))
+            && list("manifests").iter().all(has_manifest)
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::needs::{Need, find};
 use crate::rbuild::{run, scratch};
-use crate::token_server::{ISSUER, TokenServer, make_certificate};
+use crate::token_server::{ISSUER, TokenServer, Tokens, make_certificate};
 
 /// What every test with a registry needs.
 pub(crate) const NEEDED: [Need; 2] = [Need::Program("docker-registry"), Need::Program("skopeo")];
@@ -66,14 +66,23 @@ impl TestRegistry {
         Self::start(Access::Token, false)
     }
 
+    /// Like [`Self::with_tokens`], with such tokens.
+    pub(crate) fn with_such_tokens(tokens: Tokens) -> Self {
+        Self::start_with(Access::Token, false, tokens)
+    }
+
     /// With that access, over HTTPS or plain.
     pub(crate) fn start(access: Access, tls: bool) -> Self {
+        Self::start_with(access, tls, Tokens { lifetime: 300, identity: false })
+    }
+
+    fn start_with(access: Access, tls: bool, tokens: Tokens) -> Self {
         let folder = scratch();
         if tls || access == Access::Token {
             make_certificate(folder.path());
         }
         let tokens = (access == Access::Token)
-            .then(|| TokenServer::start(folder.path(), &format!("{USER}:{PASSWORD}")));
+            .then(|| TokenServer::start(folder.path(), &format!("{USER}:{PASSWORD}"), tokens));
         let realm = tokens.as_ref().map_or("", |server| &server.realm).to_owned();
         // Between choosing a port and using it somebody else may take it.
         for _ in 0..5 {

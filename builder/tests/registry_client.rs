@@ -91,7 +91,7 @@ impl Side {
     }
 
     pub(crate) async fn pull(&self, name: &str) -> Result<Descriptor, ImageSourceError> {
-        image_transfer::pull(&self.images, name, &amd64(), &task()).await?;
+        image_transfer::pull(&self.images, name, Some(&amd64()), &task()).await?;
         let name = name.parse::<rbuild_cache::oci::ImageRef>().unwrap().to_string();
         Ok(self.images.state().layout().get(&name).unwrap().unwrap())
     }
@@ -119,12 +119,12 @@ impl Side {
         fs_err::write(folder.join("config.json"), config.to_string()).unwrap();
     }
 
-    async fn log_in(&self, host: &str) {
+    pub(crate) async fn log_in(&self, host: &str) {
         self.images.registry().login(host, USER, PASSWORD).await.unwrap();
     }
 
     /// A new client for the same state folder and user.
-    fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         let docker_config = Some(self.folder.path().join("docker"));
         let settings = RegistrySettings { docker_config, ..RegistrySettings::default() };
         let images = Images::new(Registry::new(settings), self.images.state().clone());

@@ -1,7 +1,7 @@
 //! A token server as Docker's registries have one (distribution, docs/spec/auth/token.md): gives
 //! signed tokens for what is asked, pushing only to those who say the right password.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,19 @@ use crate::rbuild::run;
 /// The name the registry and its tokens know this server, and the registry, by.
 pub(crate) const ISSUER: &str = "rbuild-tests";
 
+/// What a server gives besides the ordinary token.
+#[derive(Clone, Copy)]
+pub(crate) struct Tokens {
+    /// How many seconds the registry takes a token for. It grants 60 seconds more than a token
+    /// says, so that a token for less has ended before it is given.
+    pub(crate) lifetime: u64,
+    /// Whether who logs in gets a token to ask for others with, instead of the password.
+    pub(crate) identity: bool,
+}
+
+/// The token to ask for others with.
+const IDENTITY: &str = "identity-of-builder";
+
 /// A running server. Its thread ends with the program.
 pub(crate) struct TokenServer {
     /// Where tokens are asked for.
@@ -28,7 +41,7 @@ pub(crate) struct TokenServer {
 impl TokenServer {
     /// Signs with `key.pem` and `certificate.pem` of `folder`, for those who send `credentials`
     /// (`user:password`).
-    pub(crate) fn start(folder: &Path, credentials: &str) -> Self {
+    pub(crate) fn start(folder: &Path, credentials: &str, tokens: Tokens) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let realm = format!("http://{}/token", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -36,6 +49,7 @@ impl TokenServer {
             folder: folder.to_owned(),
             authorization: format!("Basic {}", BASE64_STANDARD.encode(credentials)),
             asked: Arc::clone(&asked),
+            tokens,
         };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -50,21 +64,45 @@ struct Answering {
     folder: PathBuf,
     authorization: String,
     asked: Arc<Mutex<Vec<String>>>,
+    tokens: Tokens,
 }
 
 impl Answering {
     fn answer(&self, mut stream: TcpStream) {
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-        let Some(request) = lines.next() else { return };
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut lines = reader.by_ref().lines().map_while(Result::ok);
+        let Some(mut request) = lines.next() else { return };
         let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-        let sent = headers.iter().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
-        });
-        let (status, body) = match (request.starts_with("GET /token?"), &sent) {
-            (false, _) => ("404 Not Found", json!({})),
-            (true, Some(sent)) if *sent != self.authorization => ("401 Unauthorized", json!({})),
-            (true, sent) => ("200 OK", json!({"token": self.token(&request, sent.is_some())})),
+        let header = |wanted: &str| {
+            headers.iter().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case(wanted).then(|| value.to_owned())
+            })
+        };
+        let sent = header("authorization");
+        let mut form =
+            vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
+        if reader.read_exact(&mut form).is_err() {
+            return;
+        }
+        let form = String::from_utf8(form).unwrap();
+        let (status, body) = if request.starts_with("POST /token ") {
+            request = format!("POST /token?{form}");
+            if form.contains(&format!("refresh_token={IDENTITY}")) {
+                ("200 OK", json!({"access_token": self.token(&request, true)}))
+            } else {
+                ("401 Unauthorized", json!({}))
+            }
+        } else if !request.starts_with("GET /token?") {
+            ("404 Not Found", json!({}))
+        } else if sent.as_ref().is_some_and(|sent| *sent != self.authorization) {
+            ("401 Unauthorized", json!({}))
+        } else {
+            let mut body = json!({"token": self.token(&request, sent.is_some())});
+            if sent.is_some() && self.tokens.identity && request.contains("offline_token=true") {
+                body["refresh_token"] = IDENTITY.into();
+            }
+            ("200 OK", body)
         };
         self.asked.lock().unwrap().push(request);
         let body = body.to_string();
@@ -98,7 +136,8 @@ impl Answering {
         let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [der]});
         let claims = json!({
             "iss": ISSUER, "sub": "builder", "aud": ISSUER, "jti": format!("{now}"),
-            "iat": now, "nbf": now - 60, "exp": now + 300, "access": access,
+            "iat": now - 60, "nbf": now - 60, "exp": now + self.tokens.lifetime - 60,
+            "access": access,
         });
         let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let signed = format!(

@@ -23,17 +23,17 @@ pub(super) fn pull(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let settings = settings(global, arguments.quiet, environment)?;
-    let platform: Platform = match &arguments.platform {
-        None => Platform::host(),
-        Some(text) => text.parse().map_err(|_| {
+    let platform = arguments.platform.as_ref().map(|text| {
+        text.parse::<Platform>().map_err(|_| {
             let reason = "expected os/arch[/variant], such as linux/amd64";
             UsageError::value("--platform", text, reason)
-        })?,
-    };
+        })
+    });
+    let platform = platform.transpose()?;
     let names = names(&arguments.images)?;
     let images = images(&settings)?;
     for name in &names {
-        let (name, platform, images) = (name.to_string(), &platform, &images);
+        let (name, platform, images) = (name.to_string(), platform.as_ref(), &images);
         let resolved = with_progress(&settings, &format!("pull {name}"), async |task| {
             image_transfer::pull(images, &name, platform, &task).await
         })?;
