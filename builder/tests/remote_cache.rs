@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::faulty_registry::{FaultyRegistry, Reply};
 use crate::needs::{self, lacking};
 use crate::rbuild::{Outcome, Rbuild, Run, context, json as read_json, scratch, write};
 use crate::registry::{self, PASSWORD, TestRegistry, USER};
@@ -190,6 +191,72 @@ fn records_travel_in_the_image() {
     let outcome =
         build(&Rbuild::new(), &context).args(["--cache-from", &registry.image("none")]).succeeds();
     outcome.assert_stderr_has(&["there is no cache yet"]);
+}
+
+#[test]
+fn every_platform_has_its_records() {
+    if lacking(&registry::NEEDED) {
+        return;
+    }
+    let registry = TestRegistry::open();
+    let context = context(&[
+        ("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY source /$TARGETARCH\n"),
+        ("source", "one\n"),
+    ]);
+    let image = registry.image("both:1");
+    let build = |flags: &[&str]| {
+        let both = ["--platform", "linux/amd64,linux/arm64"];
+        Rbuild::new().build(&context).args(both).args(flags).succeeds()
+    };
+    build(&["--cache-to", "type=inline", "-t", &image, "--push"]);
+    let outcome = build(&["--cache-from", &image]);
+    let copies = outcome.steps().into_iter().filter(|step| step.name.contains("COPY source"));
+    let cached: Vec<bool> = copies.map(|step| step.cached).collect();
+    assert_eq!(cached, [true, true], "{outcome}");
+}
+
+/// What tars do not simply hold: whiteouts, folders that replace folders, hard links, pipes.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_kinds_of_layers_travel() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let server = FaultyRegistry::start(|_| {
+        Some(Reply::Answer { status: 200, headers: Vec::new(), body: b"hello".to_vec() })
+    });
+    let checksum = rbuild_cache::digest::Digest::of("hello");
+    let dockerfile = format!(
+        "FROM busybox\n\
+         ADD --checksum={checksum} http://{}/file /added/\n\
+         COPY --link source /linked/here/\n\
+         COPY <<EOF /written\nheredoc\nEOF\n\
+         RUN echo x > /gone && mkdir -p /old/below && echo y > /old/below/file && ln -s gone /link\n\
+         RUN rm /gone && rm -r /old && mkdir /old && echo z > /old/new && ln /written /again\n\
+         RUN chmod 4755 /written && mknod /pipe p && ls -l /old > /seen\n",
+        server.host
+    );
+    let context = context(&[("Dockerfile", &dockerfile), ("source", "one\n")]);
+    let (cache, _) = local_cache(&context);
+    let (fresh, out) = (Rbuild::new(), scratch());
+    // A last step that is not known has to read all the others.
+    write(context.path().join("Dockerfile"), &format!("{dockerfile}RUN cat /link || true\n"));
+    let outcome = fresh
+        .build(&context)
+        .args(["--cache-from", &from(cache.path())])
+        .output("type=local", out.path())
+        .succeeds();
+    assert!(!outcome.stderr.contains("WARN"), "{outcome}");
+    let ran: Vec<String> = outcome
+        .steps()
+        .into_iter()
+        .filter(|step| step.name.contains("/8]") && !step.cached)
+        .map(|step| step.name)
+        .collect();
+    assert_eq!(ran.len(), 1, "{outcome}");
+    assert!(ran[0].ends_with("RUN cat /link || true"), "{outcome}");
+    assert!(!out.path().join("old/below").exists() && !out.path().join("gone").exists());
+    assert!(out.path().join("old/new").exists() && out.path().join("again").exists());
+    assert_eq!(fs_err::read_to_string(out.path().join("added/file")).unwrap(), "hello");
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub enum CacheFrom {
 
 /// One `--cache-to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an attribute of its own")]
 pub struct CacheTo {
     /// Where to.
     pub place: CachePlace,

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn times_do_not_count_and_all_else_does() {
+    fn times_and_sockets_do_not_count_and_all_else_does() {
         let write = |folder: &Path| fs_err::write(folder.join("a"), "text").unwrap();
         let plain = digest(write);
         let aged = digest(|folder| {
@@ -128,6 +128,11 @@ mod tests {
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
         });
         assert_eq!(plain, aged);
+        let with_a_socket = digest(|folder| {
+            write(folder);
+            std::os::unix::net::UnixListener::bind(folder.join("socket")).unwrap();
+        });
+        assert_eq!(plain, with_a_socket);
         let differ: [&dyn Fn(&Path); 5] = [
             &|folder| fs_err::write(folder.join("a"), "Text").unwrap(),
             &|folder| fs_err::write(folder.join("b"), "text").unwrap(),
