@@ -98,7 +98,10 @@ fn file_name(name: &str) -> String {
     }
 }
 
-fn retry_interrupted(mut call: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
+/// Calls again when a signal came in between.
+pub(crate) fn retry_interrupted(
+    mut call: impl FnMut() -> rustix::io::Result<()>,
+) -> io::Result<()> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}

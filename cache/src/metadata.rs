@@ -349,6 +349,13 @@ pub fn set_mode_at(folder: impl AsFd, name: &OsStr, mode: u32) -> io::Result<()>
     Ok(rustix::fs::chmodat(folder, name, mode, AtFlags::empty())?)
 }
 
+/// Sets the time of the last change of an open file or folder's bytes to now, by the kernel's clock.
+pub fn touch(file: impl AsFd) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    Ok(rustix::fs::futimens(file, &times)?)
+}
+
 /// Sets the time of the last change of an open file or folder's bytes.
 pub fn set_modified(file: impl AsFd, time: Timestamp) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(time))?)

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fs_err::File;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::lock::retry_interrupted;
+use crate::metadata::Metadata;
 use crate::remove::remove_tree;
 
 /// This process's folder below `tmp/`; dropped, it is gone.
@@ -20,6 +22,11 @@ pub struct Session {
     folder: PathBuf,
     /// Keeps the lock on `folder`.
     _lock: File,
+    /// `tmp/` itself: whoever begins to hold something shares its lock for that moment, whoever
+    /// removes entries has it alone.
+    door: File,
+    /// When it began, in seconds since 1970 by the file system's clock.
+    begun: i64,
     held: Mutex<Held>,
     next: AtomicU64,
 }
@@ -35,14 +42,16 @@ impl Session {
     pub fn start(tmp: &Path) -> io::Result<Arc<Self>> {
         // Without this lock, somebody who cleans up could see the folder before it is locked.
         let door = File::open(tmp)?;
-        flock(&door, FlockOperation::LockExclusive)?;
+        retry_interrupted(|| flock(&door, FlockOperation::LockExclusive))?;
         let folder = tmp.join(random_name());
         fs_err::create_dir(&folder)?;
         let lock = File::open(&folder)?;
         flock(&lock, FlockOperation::LockExclusive)?;
         let file = File::options().create_new(true).append(true).open(folder.join("held"))?;
+        let begun = Metadata::of(file.file())?.modified.seconds;
         let held = Mutex::new(Held { file, names: HashSet::new() });
-        Ok(Arc::new(Self { folder, _lock: lock, held, next: AtomicU64::new(0) }))
+        flock(&door, FlockOperation::Unlock)?;
+        Ok(Arc::new(Self { folder, _lock: lock, door, begun, held, next: AtomicU64::new(0) }))
     }
 
     /// A new empty folder.
@@ -57,17 +66,40 @@ impl Session {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
+    /// When this session began, in seconds since 1970 by the clock that the files have their times
+    /// from.
+    pub fn begun(&self) -> i64 {
+        self.begun
+    }
+
     /// Keeps everybody from removing the entry called `name` as long as this session lasts.
     ///
-    /// The caller looks *afterwards* whether the entry is there; who removes entries moves them
-    /// away *before* asking [`is_held`]. So one of the two always sees the other.
+    /// The caller looks *afterwards* whether the entry is there: what was removed before the name
+    /// was written down is gone by then, and what is there then stays ([`Session::alone`]).
     pub fn hold(&self, name: &str) -> io::Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if !held.names.contains(name) {
-            held.file.write_all(format!("{name}\n").as_bytes())?;
+            retry_interrupted(|| flock(&self.door, FlockOperation::LockShared))?;
+            let written = held.file.write_all(format!("{name}\n").as_bytes());
+            flock(&self.door, FlockOperation::Unlock)?;
+            written?;
             held.names.insert(name.to_owned());
         }
         Ok(())
+    }
+
+    /// Does `work` while nobody can begin to hold anything, with all names that are held by then.
+    /// Others wait meanwhile: it should move things aside and leave removing them for later.
+    pub fn alone<T, E: From<io::Error>>(
+        &self,
+        work: impl FnOnce(&HashSet<String>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let tmp = self.folder.parent().unwrap_or(&self.folder);
+        // Not `self.door`: a second lock on the same opened folder would replace the first.
+        let door = File::open(tmp)?;
+        retry_interrupted(|| flock(&door, FlockOperation::LockExclusive))?;
+        let held = held_names(tmp)?;
+        work(&held)
     }
 }
 
@@ -129,7 +161,7 @@ pub fn remove_dead_sessions(tmp: &Path) -> io::Result<()> {
         return Ok(());
     }
     let door = File::open(tmp)?;
-    flock(&door, FlockOperation::LockExclusive)?;
+    retry_interrupted(|| flock(&door, FlockOperation::LockExclusive))?;
     for folder in folders {
         let path = folder?.path();
         match File::open(&path) {

@@ -7,7 +7,10 @@
 //! Nobody waits for the disk when a snapshot is committed. Instead `meta` says in which boot of the
 //! machine it was written: while that boot lasts, what was written is read back, on the disk or
 //! not. In a later boot the tree is compared with its digest before it is used for the first time,
-//! and dropped when it does not agree.
+//! and dropped when it does not agree. The same is done when its files do not look as they did when
+//! it was committed ([`content::stamp`]), which each process asks before it reads them.
+//!
+//! The time of `meta`'s last writing is when the snapshot was last used, to the minute.
 
 mod copy;
 mod overlay;
@@ -30,8 +33,9 @@ use crate::layer::diff::Before;
 use crate::layer::entries::{Entry, entries};
 use crate::layer::opaque;
 use crate::layer::whiteout;
+use crate::metadata::{self, Metadata};
 use crate::remove::remove_tree;
-use crate::session::{Session, Temporary, held_names, random_name};
+use crate::session::{Session, Temporary, random_name};
 
 /// Names a snapshot: `layer-<hex of its diff id>` or `step-<random hex>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -115,6 +119,9 @@ pub enum SnapshotError {
     /// A parent that was named is not there.
     #[error("snapshot `{0}` is missing")]
     Missing(SnapshotId),
+    /// Its files are not what they were when it was committed. It was removed.
+    #[error("snapshot `{0}` was damaged, and is removed")]
+    Damaged(SnapshotId),
     /// The tree was prepared by another kind of snapshotter.
     #[error("the tree was prepared by another snapshotter")]
     Foreign,
@@ -166,13 +173,23 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().folder(id)
     }
 
+    /// Makes sure that the files of `id`, which [`Snapshotter::get`] found, are those that were
+    /// committed. Whoever reads them elsewhere than through [`Snapshotter::lower`] asks this first.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when they are not; the snapshot is gone then.
+    fn ensure_whole(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+        self.committed().ensure_whole(id)
+    }
+
     /// The folders of `ids`, for mounting or merging, in the same order: lowest first.
     ///
     /// What is below a snapshot whose root is opaque is left out, since overlayfs looks for that
     /// mark on all folders but a layer's root.
     ///
     /// # Errors
-    /// [`SnapshotError::Missing`] when one is not there.
+    /// [`SnapshotError::Missing`] when one is not there, [`SnapshotError::Damaged`] when its files
+    /// are not what they were.
     fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
         self.committed().lower(ids)
     }
@@ -186,6 +203,12 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// Removes a snapshot unless a running process holds it; returns whether it is gone.
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
         self.committed().remove(id)
+    }
+
+    /// Removes a snapshot that is damaged, whoever holds it.
+    fn discard(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+        self.committed().found().remove(id);
+        self.committed().take_away(id)
     }
 
     /// The names of all snapshots, sorted.
@@ -306,18 +329,29 @@ pub struct Committed {
     session: Arc<Session>,
     boot: Arc<str>,
     /// Looked up or committed by this process, and held by it: they stay as they are.
-    found: Arc<Mutex<HashMap<SnapshotId, Snapshot>>>,
+    found: Arc<Mutex<HashMap<SnapshotId, Found>>>,
     /// Those of them that have folders of which they say nothing.
     implied: Arc<Mutex<HashMap<SnapshotId, Vec<PathBuf>>>>,
     /// Whether the roots of snapshots hide everything below.
     opaque: Arc<Mutex<HashMap<SnapshotId, bool>>>,
 }
 
-/// What `meta` holds.
-#[derive(Serialize, Deserialize)]
-struct Meta {
-    content: TreeDigest,
-    size: u64,
+#[derive(Clone, Debug)]
+struct Found {
+    snapshot: Snapshot,
+    /// What its files must look like; absent once this was asked, or when this process made them.
+    unasked: Option<Digest>,
+}
+
+/// What `meta` holds, behind a line with the digest of it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) content: TreeDigest,
+    pub(crate) size: u64,
+    /// The bytes on the disk, links to other snapshots' files included.
+    pub(crate) disk: u64,
+    /// What the files look like: [`content::stamp`].
+    stamp: Digest,
     /// The boot in which the tree was written, or last found whole.
     boot: Box<str>,
     /// [`Draft::set_implied`]
@@ -369,14 +403,15 @@ impl Committed {
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let folder = temporary.path().join("fs");
-        let Content { digest, size } = content::of_entries(&folder, entries, &known)?;
-        let meta = Meta { content: digest, size, boot: self.boot.as_ref().into(), implied };
+        let found = content::of_entries(&folder, entries, &known)?;
+        let meta = Meta::new(&found, &self.boot, implied);
         write_meta(&temporary.path().join("meta"), &meta)?;
         self.session.hold(id.as_str())?;
         match temporary.rename(&self.folder.join(id.as_str())) {
             Ok(()) => {
+                let Content { digest, size, .. } = found;
                 let snapshot = Snapshot { id: id.clone(), content: digest, size };
-                Ok(self.note(snapshot, meta.implied))
+                Ok(self.note(snapshot, None, meta.implied))
             }
             Err((e, temporary)) if is_there(&e) => self.use_other(id, temporary),
             Err((e, _)) => Err(e.into()),
@@ -392,59 +427,108 @@ impl Committed {
         self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))
     }
 
-    fn note(&self, snapshot: Snapshot, implied: Vec<PathBuf>) -> Snapshot {
+    fn note(&self, snapshot: Snapshot, unasked: Option<Digest>, implied: Vec<PathBuf>) -> Snapshot {
         if !implied.is_empty() {
             let mut all = self.implied.lock().unwrap_or_else(PoisonError::into_inner);
             all.insert(snapshot.id.clone(), implied);
         }
-        self.found().insert(snapshot.id.clone(), snapshot.clone());
+        let found = Found { snapshot: snapshot.clone(), unasked };
+        self.found().insert(snapshot.id.clone(), found);
         snapshot
     }
 
-    fn found(&self) -> MutexGuard<'_, HashMap<SnapshotId, Snapshot>> {
+    fn found(&self) -> MutexGuard<'_, HashMap<SnapshotId, Found>> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, id: &SnapshotId) -> Result<Option<Snapshot>, SnapshotError> {
         if let Some(found) = self.found().get(id) {
-            return Ok(Some(found.clone()));
+            return Ok(Some(found.snapshot.clone()));
         }
         self.session.hold(id.as_str())?;
         let path = self.folder.join(id.as_str()).join("meta");
-        let bytes = match fs_err::read(&path) {
+        let file = match fs_err::File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // A folder without `meta` is what a power loss left.
                 self.take_away(id)?;
                 return Ok(None);
             }
-            read => read?,
+            opened => opened?,
         };
-        match serde_json::from_slice::<Meta>(&bytes) {
-            Ok(meta) if meta.boot.as_ref() == self.boot.as_ref() || self.survived(id, &meta)? => {
-                let Meta { content, size, implied, .. } = meta;
-                Ok(Some(self.note(Snapshot { id: id.clone(), content, size }, implied)))
-            }
-            Ok(_) | Err(_) => {
-                tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
-                self.take_away(id)?;
-                Ok(None)
-            }
-        }
+        let meta = match self.read_meta(file)? {
+            Some(meta) if *meta.boot == *self.boot => Some((meta.stamp, meta)),
+            // In an earlier boot; or its files were looked at and are well.
+            Some(meta) => self.survived(id, &meta)?.map(|meta| (meta.stamp, meta)),
+            None => None,
+        };
+        let Some((stamp, Meta { content, size, implied, .. })) = meta else {
+            tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
+            self.take_away(id)?;
+            return Ok(None);
+        };
+        let snapshot = Snapshot { id: id.clone(), content, size };
+        Ok(Some(self.note(snapshot, Some(stamp), implied)))
     }
 
-    /// Whether a snapshot of an earlier boot is whole; if so, this is noted for the rest of this
-    /// boot.
-    fn survived(&self, id: &SnapshotId, meta: &Meta) -> Result<bool, SnapshotError> {
-        let Content { digest, size } = content::of_folder(&self.folder(id), &Known::default())?;
-        if digest != meta.content || size != meta.size {
-            return Ok(false);
+    /// What `file` says, if it is whole. Notes that the snapshot is used.
+    fn read_meta(&self, mut file: fs_err::File) -> Result<Option<Meta>, SnapshotError> {
+        let last_used = Metadata::of(file.file())?.modified.seconds;
+        if (last_used - self.session.begun()).abs() >= LAST_USED_PRECISION {
+            // In a store that cannot be written to, nothing is removed either.
+            let _ = metadata::touch(file.file());
         }
-        let implied = meta.implied.clone();
-        let noted = Meta { boot: self.boot.as_ref().into(), implied, ..*meta };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(Meta::parse(&bytes))
+    }
+
+    /// Compares the tree of `id` with its digest. If it agrees, this and what the files look like is
+    /// noted for the rest of this boot.
+    fn survived(&self, id: &SnapshotId, meta: &Meta) -> Result<Option<Meta>, SnapshotError> {
+        let found = content::of_folder(&self.folder(id), &Known::default())?;
+        if found.digest != meta.content || found.size != meta.size {
+            return Ok(None);
+        }
+        let noted = Meta::new(&found, &self.boot, meta.implied.clone());
         let aside = self.session.unused_path();
         write_meta(&aside, &noted)?;
         fs_err::rename(&aside, self.folder.join(id.as_str()).join("meta"))?;
-        Ok(true)
+        Ok(Some(noted))
+    }
+
+    fn ensure_whole(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+        let unasked = self.found().get(id).and_then(|found| found.unasked);
+        let Some(stamp) = unasked else { return Ok(()) };
+        let looks_well = match content::stamp(&self.folder(id)) {
+            Ok(found) => found == stamp,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e.into()),
+        };
+        if !looks_well && !self.is_as_committed(id)? {
+            tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
+            self.found().remove(id);
+            self.take_away(id)?;
+            return Err(SnapshotError::Damaged(id.clone()));
+        }
+        if let Some(found) = self.found().get_mut(id) {
+            found.unasked = None;
+        }
+        Ok(())
+    }
+
+    /// Whether the tree of `id` agrees with its digest.
+    fn is_as_committed(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
+        let bytes = match fs_err::read(self.folder.join(id.as_str()).join("meta")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            read => read?,
+        };
+        match Meta::parse(&bytes) {
+            Some(meta) => match self.survived(id, &meta) {
+                Err(SnapshotError::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                survived => Ok(survived?.is_some()),
+            },
+            None => Ok(false),
+        }
     }
 
     /// Where the tree of `id` is, whether or not it is there.
@@ -456,6 +540,7 @@ impl Committed {
         let mut folders = Vec::with_capacity(ids.len());
         for id in ids {
             self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))?;
+            self.ensure_whole(id)?;
             let folder = self.folder(id);
             if self.is_opaque(id, &folder)? {
                 folders.clear();
@@ -483,23 +568,27 @@ impl Committed {
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
-        let path = self.folder.join(id.as_str());
-        let aside = self.session.unused_path();
-        match fs_err::rename(&path, &aside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-            done => done?,
-        }
-        let tmp = self.folder.with_file_name("tmp");
-        if held_names(&tmp)?.contains(id.as_str()) {
-            match fs_err::rename(&aside, &path) {
-                // Its holder missed it and has made it again.
-                Err(e) if is_there(&e) => remove_tree(&aside)?,
-                done => done?,
+        let aside = self.session.alone(|held| {
+            if held.contains(id.as_str()) && self.folder.join(id.as_str()).exists() {
+                return Ok::<_, io::Error>(None);
             }
-            return Ok(false);
+            self.move_aside(id).map(Some)
+        })?;
+        match aside {
+            None => Ok(false),
+            Some(None) => Ok(true),
+            Some(Some(aside)) => Ok(remove_tree(&aside).map(|()| true)?),
         }
-        remove_tree(&aside)?;
-        Ok(true)
+    }
+
+    /// Moves a snapshot that nobody holds out of the way, to where the caller removes it; `None` when
+    /// there is none. To be called in [`Session::alone`].
+    pub(crate) fn move_aside(&self, id: &SnapshotId) -> io::Result<Option<PathBuf>> {
+        let aside = self.session.unused_path();
+        match fs_err::rename(self.folder.join(id.as_str()), &aside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            done => done.map(|()| Some(aside)),
+        }
     }
 
     /// Removes a damaged snapshot, whoever holds it.
@@ -528,8 +617,32 @@ fn make_root(path: &Path) -> io::Result<()> {
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
+impl Meta {
+    fn new(found: &Content, boot: &str, implied: Vec<PathBuf>) -> Self {
+        let Content { digest, size, disk, stamp } = *found;
+        Self { content: digest, size, disk, stamp, boot: boot.into(), implied }
+    }
+
+    /// Reads what [`write_meta`] wrote; `None` for anything else.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (check, json) = bytes.split_at_checked(META_CHECK)?;
+        let is_whole = check[..META_CHECK - 1] == *Digest::of(json).hex().as_bytes();
+        is_whole.then(|| serde_json::from_slice(json).ok()).flatten()
+    }
+}
+
+/// A digest in hex and a line break: what `meta` begins with.
+const META_CHECK: usize = 65;
+
+/// A snapshot's last use is noted when it was longer ago, in seconds.
+const LAST_USED_PRECISION: i64 = 60;
+
 fn write_meta(path: &Path, meta: &Meta) -> io::Result<()> {
-    fs_err::write(path, serde_json::to_vec(meta).expect("meta has string keys only"))
+    let json = serde_json::to_vec(meta).expect("meta has string keys only");
+    let mut bytes = Digest::of(&json).hex().into_bytes();
+    bytes.push(b'\n');
+    bytes.extend(json);
+    fs_err::write(path, bytes)
 }
 
 fn is_there(error: &io::Error) -> bool {
@@ -736,8 +849,7 @@ mod tests {
                 state.snapshots().commit(&id, draft).unwrap();
             }
             let folder = top.path().join("snapshots").join(id.as_str());
-            let mut meta: Meta =
-                serde_json::from_slice(&fs_err::read(folder.join("meta")).unwrap()).unwrap();
+            let mut meta = Meta::parse(&fs_err::read(folder.join("meta")).unwrap()).unwrap();
             meta.boot = "an earlier one".into();
             write_meta(&folder.join("meta"), &meta).unwrap();
             damage(&folder);
@@ -745,11 +857,11 @@ mod tests {
             assert_eq!(state.snapshots().get(&id).unwrap().is_some(), is_whole);
             assert_eq!(folder.exists(), is_whole);
             if is_whole {
-                // From now on it is trusted: what follows is not looked at.
-                fs_err::write(folder.join("fs/a"), "TEXT").unwrap();
+                // In this boot it is not read again.
                 drop(state);
                 let state = StateFolder::open(top.path()).unwrap();
                 assert!(state.snapshots().get(&id).unwrap().is_some());
+                state.snapshots().ensure_whole(&id).unwrap();
             }
         };
         check(&|_| {}, true);
@@ -757,6 +869,39 @@ mod tests {
         check(&|folder| fs_err::remove_file(folder.join("fs/a")).unwrap(), false);
         check(&|folder| fs_err::write(folder.join("meta"), "").unwrap(), false);
         check(&|folder| fs_err::remove_file(folder.join("meta")).unwrap(), false);
+    }
+
+    #[test]
+    fn a_snapshot_that_somebody_wrote_to_is_not_used() {
+        let check = |damage: &dyn Fn(&Path), is_whole: bool| {
+            let top = tempfile::tempdir().unwrap();
+            let id = SnapshotId::random();
+            {
+                let state = StateFolder::open(top.path()).unwrap();
+                let draft = state.snapshots().draft().unwrap();
+                fs_err::write(draft.folder().join("a"), "text").unwrap();
+                state.snapshots().commit(&id, draft).unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            damage(&top.path().join("snapshots").join(id.as_str()).join("fs"));
+            for round in ["first", "second"] {
+                let state = StateFolder::open(top.path()).unwrap();
+                let Some(_) = state.snapshots().get(&id).unwrap() else {
+                    assert!(!is_whole && round == "second");
+                    continue;
+                };
+                let lower = state.snapshots().lower(std::slice::from_ref(&id));
+                assert_eq!(lower.is_ok(), is_whole);
+                assert!(is_whole || matches!(lower, Err(SnapshotError::Damaged(_))), "{lower:?}");
+            }
+        };
+        check(&|_| {}, true);
+        check(&|fs| fs_err::write(fs.join("a"), "texT").unwrap(), false);
+        check(&|fs| fs_err::write(fs.join("a"), "").unwrap(), false);
+        check(&|fs| fs_err::write(fs.join("b"), "").unwrap(), false);
+        check(&|fs| fs_err::remove_file(fs.join("a")).unwrap(), false);
+        // The same bytes again, at another time: that is well.
+        check(&|fs| fs_err::write(fs.join("a"), "text").unwrap(), true);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::digest::{Digest, Hasher};
 use crate::layer::whiteout::at;
+use crate::metadata;
 use crate::oci::Descriptor;
 use crate::session::Session;
 use growing::{End, Growing};
@@ -89,9 +90,21 @@ impl ContentStore {
     pub fn contains(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.session.hold(&hold_name(digest))?;
         match fs_err::symlink_metadata(self.path(digest)) {
-            Ok(metadata) => Ok(metadata.is_file()),
+            Ok(metadata) => {
+                self.note_use(digest, &metadata);
+                Ok(metadata.is_file())
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The time of a blob's last writing is when it was last used, to the minute.
+    fn note_use(&self, digest: &Digest, metadata: &std::fs::Metadata) {
+        use std::os::unix::fs::MetadataExt;
+        if metadata.is_file() && (metadata.mtime() - self.session.begun()).abs() >= 60 {
+            // In a store that cannot be written to, nothing is removed either.
+            let _ = File::open(self.path(digest)).and_then(|file| metadata::touch(file.file()));
         }
     }
 
@@ -125,7 +138,9 @@ impl ContentStore {
             Err(Errno::LOOP) => return Err(StoreError::NotAFile(*digest)),
             Err(e) => return Err(at(&path, e).into()),
         };
-        if file.metadata()?.is_file() { Ok(file) } else { Err(StoreError::NotAFile(*digest)) }
+        let metadata = file.metadata()?;
+        self.note_use(digest, &metadata);
+        if metadata.is_file() { Ok(file) } else { Err(StoreError::NotAFile(*digest)) }
     }
 
     /// Reads a blob that is checked on the way: the end comes only if all bytes were right.
@@ -219,6 +234,16 @@ impl ContentStore {
         match fs_err::remove_file(self.path(digest)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             done => Ok(done?),
+        }
+    }
+
+    /// Moves a blob that nobody holds out of the way, to where the caller removes it; `None` when
+    /// there is none. To be called in [`Session::alone`].
+    pub(crate) fn move_aside(&self, digest: &Digest) -> io::Result<Option<PathBuf>> {
+        let aside = self.session.unused_path();
+        match fs_err::rename(self.path(digest), &aside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            done => done.map(|()| Some(aside)),
         }
     }
 

@@ -27,6 +27,10 @@ pub struct Content {
     pub digest: TreeDigest,
     /// The bytes of the files, each counted once however many hard links it has.
     pub size: u64,
+    /// The bytes that all of it takes on the disk.
+    pub disk: u64,
+    /// What its files look like without being read: see [`stamp`].
+    pub stamp: Digest,
 }
 
 /// Digests of files that need not be read.
@@ -72,7 +76,34 @@ pub fn of_entries(folder: &Path, entries: &[Entry], known: &Known) -> io::Result
     for (entry, file) in entries.iter().zip(files).filter(counted) {
         add(&mut hasher, entry, file);
     }
-    Ok(Content { digest: TreeDigest(hasher.digest()), size })
+    let disk = entries.iter().filter(|entry| !is_hard_link(entry)).map(|entry| entry.disk).sum();
+    let stamp = stamp_of(&entries);
+    Ok(Content { digest: TreeDigest(hasher.digest()), size, disk, stamp })
+}
+
+/// What the files in `folder` look like without being read: paths, inodes, lengths and times of
+/// the last writing. Whoever writes to one of them changes it, and linking one elsewhere does not.
+pub fn stamp(folder: &Path) -> io::Result<Digest> {
+    Ok(stamp_of(&entries(folder)?))
+}
+
+fn stamp_of(entries: &[Entry]) -> Digest {
+    let mut hasher = Hasher::new();
+    for entry in entries {
+        hasher.field(entry.path.as_os_str().as_bytes());
+        hasher.update(entry.inode.to_le_bytes());
+        hasher.update(file_size(entry).to_le_bytes());
+        hasher.update(entry.mtime.0.to_le_bytes());
+        hasher.update(entry.mtime.1.to_le_bytes());
+        hasher.update(entry.mode.to_le_bytes());
+        hasher.update(entry.uid.to_le_bytes());
+        hasher.update(entry.gid.to_le_bytes());
+    }
+    hasher.digest()
+}
+
+fn is_hard_link(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::HardLink(_))
 }
 
 fn file_size(entry: &Entry) -> u64 {
@@ -158,6 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn the_stamp_tells_of_writing_and_not_of_linking() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tree/a");
+        fs_err::create_dir(folder.path().join("tree")).unwrap();
+        fs_err::write(&file, "text").unwrap();
+        let stamp = || stamp(&folder.path().join("tree")).unwrap();
+        let before = stamp();
+        fs_err::hard_link(&file, folder.path().join("elsewhere")).unwrap();
+        assert_eq!(stamp(), before);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        fs_err::write(&file, "Text").unwrap();
+        assert_ne!(stamp(), before);
+    }
+
+    #[test]
     fn a_hard_link_is_not_a_second_file() {
         let linked = digest(|folder| {
             fs_err::write(folder.join("a"), "text").unwrap();
@@ -180,6 +226,7 @@ mod tests {
             ..Known::default()
         };
         assert_eq!(of_folder(folder.path(), &known("text")).unwrap(), read);
+        assert_eq!(stamp(folder.path()).unwrap(), read.stamp);
         assert_ne!(of_folder(folder.path(), &known("other")).unwrap(), read);
         assert_eq!(read.size, 4);
     }

@@ -39,6 +39,8 @@ pub struct Entry {
     pub inode: u64,
     /// When anything about it changed last, set by the kernel alone.
     pub changed: (i64, u32),
+    /// The bytes that it takes on the disk.
+    pub disk: u64,
 }
 
 /// What a path of a layer is.
@@ -152,6 +154,8 @@ fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
         xattrs,
         inode: stat.st_ino,
         changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+        // The kernel counts in units of 512 bytes, whatever the file system's blocks are.
+        disk: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
     };
     Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
 }
