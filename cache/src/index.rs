@@ -1,28 +1,27 @@
 //! What steps came to, under which keys: `index.db`, a SQLite database that can be dropped.
 //!
 //! It holds records only, never bytes that cost work: a record that points at a snapshot which is
-//! gone is no record. Readers never wait for writers (WAL), writers wait for each other (`BEGIN
-//! IMMEDIATE`, a busy timeout). A database that is damaged, or of another version, is set aside and
-//! started afresh.
+//! gone is no record. Readers never wait for writers, writers wait for each other (`BEGIN
+//! IMMEDIATE`, a busy timeout). A database that turns out to be damaged is started afresh
+//! (`index/database.rs`). SQLite has no checksums: what a key or a memo leads to carries one here,
+//! and what does not agree with it counts as absent.
+
+mod database;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use fs_err::File;
-use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params,
-};
-use rustix::fs::{FlockOperation, flock, statfs};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use crate::digest::{CacheKey, Digest, TreeDigest};
+pub use database::Journal;
+
+use crate::digest::{CacheKey, Digest, Hasher, TreeDigest};
 use crate::snapshot::SnapshotId;
 
 /// The version of the tables; a database of another version is not read.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
     CREATE TABLE results (
@@ -31,22 +30,35 @@ const TABLES: &str = "
         content BLOB NOT NULL,
         description TEXT NOT NULL,
         evidence TEXT NOT NULL,
-        created INTEGER NOT NULL,
-        last_used INTEGER NOT NULL
+        created INTEGER NOT NULL
     );
-    
     CREATE TABLE keys (
         key BLOB PRIMARY KEY,
-        result INTEGER NOT NULL REFERENCES results (id) ON DELETE CASCADE
+        result INTEGER NOT NULL REFERENCES results (id) ON DELETE CASCADE,
+        proof BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX keys_by_result ON keys (result);
+    CREATE TABLE marks (
+        mark BLOB NOT NULL,
+        result INTEGER NOT NULL REFERENCES results (id) ON DELETE CASCADE,
+        PRIMARY KEY (mark, result)
+    ) WITHOUT ROWID;
+    CREATE INDEX marks_by_result ON marks (result);
+    CREATE TABLE pruned (
+        key BLOB PRIMARY KEY,
+        at INTEGER NOT NULL
+    ) WITHOUT ROWID;
     CREATE TABLE memo (
         kind TEXT NOT NULL,
         key BLOB NOT NULL,
         value BLOB NOT NULL,
+        proof BLOB NOT NULL,
         PRIMARY KEY (kind, key)
     ) WITHOUT ROWID;
 ";
+
+/// Of so many results that were pruned the keys are kept, to tell those from what never was.
+const PRUNED_MAX: u32 = 50_000;
 
 /// Somebody who knows what steps came to: the local index, and later the caches of others.
 ///
@@ -66,7 +78,9 @@ impl CacheSource for Index {
 /// The records of one state folder.
 #[derive(Debug)]
 pub struct Index {
+    path: PathBuf,
     connection: Mutex<Connection>,
+    journal: Journal,
 }
 
 /// What a step came to.
@@ -82,8 +96,6 @@ pub struct CacheRecord {
     pub evidence: serde_json::Value,
     /// When it ran, in seconds since 1970.
     pub created: i64,
-    /// When it was last found, in seconds since 1970.
-    pub last_used: i64,
 }
 
 /// Key and value of what is remembered.
@@ -109,16 +121,17 @@ pub enum IndexError {
 impl Index {
     /// Opens the database at `path`, and makes it when it is missing.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
-        let connection = match connect(path) {
-            Ok((connection, VERSION)) => Ok(connection),
-            Ok(_) => make_alone(path)?,
-            Err(e) if is_unusable(&e) => make_alone(path)?,
-            Err(e) => Err(e),
-        };
-        match connection {
-            Ok(connection) => Ok(Self { connection: Mutex::new(connection) }),
+        match database::open(path)? {
+            Ok((connection, journal)) => {
+                Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), journal })
+            }
             Err(source) => Err(IndexError::Database { path: path.to_owned(), source }),
         }
+    }
+
+    /// How the database is kept from being read half-written.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// What the step with this key came to. Whether the snapshot is still there, the caller asks
@@ -126,11 +139,15 @@ impl Index {
     pub fn lookup(&self, key: &CacheKey) -> Result<Option<CacheRecord>, IndexError> {
         self.ask(|connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT snapshot, content, description, evidence, created, last_used
+                "SELECT snapshot, content, description, evidence, created, proof
                  FROM keys JOIN results ON results.id = keys.result WHERE keys.key = ?1",
             )?;
-            statement.query_row([bytes(key)], record).optional()
+            let found = statement
+                .query_row([bytes(key)], |row| Ok((record(row)?, row.get::<_, Vec<u8>>(5)?)))
+                .optional()?;
+            Ok(found.filter(|(record, proof)| *proof == proof_of(key, &record.snapshot)))
         })
+        .map(|found| found.map(|(record, _)| record))
     }
 
     /// Records a result under all of `keys`; what was known under one of them is forgotten.
@@ -138,6 +155,16 @@ impl Index {
     /// A snapshot has one record: one that is there already stays as it is, so that a result which
     /// is found again under another key is as old as it was. Nothing is written when nothing is new.
     pub fn insert(&self, keys: &[CacheKey], record: &CacheRecord) -> Result<(), IndexError> {
+        self.insert_marked(keys, &[], record)
+    }
+
+    /// Like [`Index::insert`]; the record can be found again by `marks` ([`Index::marked`]).
+    pub fn insert_marked(
+        &self,
+        keys: &[CacheKey],
+        marks: &[Digest],
+        record: &CacheRecord,
+    ) -> Result<(), IndexError> {
         if self.ask(|connection| are_known(connection, keys, &record.snapshot))? {
             return Ok(());
         }
@@ -147,8 +174,8 @@ impl Index {
                 None => transaction
                     .prepare_cached(
                         "INSERT INTO results
-                         (snapshot, content, description, evidence, created, last_used)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                         (snapshot, content, description, evidence, created)
+                         VALUES (?1, ?2, ?3, ?4, ?5)",
                     )?
                     .insert(params![
                         record.snapshot.as_str(),
@@ -156,36 +183,44 @@ impl Index {
                         record.description,
                         record.evidence.to_string(),
                         record.created,
-                        record.last_used,
                     ])?,
             };
-            add_keys(transaction, id, keys)
+            add_marks(transaction, id, marks)?;
+            add_keys(transaction, id, &record.snapshot, keys)
         })
     }
 
     /// Makes the result that is known under `known` known under `keys` as well.
     pub fn alias(&self, known: &CacheKey, keys: &[CacheKey]) -> Result<(), IndexError> {
-        self.change(|transaction| {
-            let id = transaction
-                .prepare_cached("SELECT result FROM keys WHERE key = ?1")?
-                .query_row([bytes(known)], |row| row.get(0))
-                .optional()?;
-            id.map_or(Ok(()), |id: i64| add_keys(transaction, id, keys))
+        let Some(record) = self.lookup(known)? else { return Ok(()) };
+        self.insert(keys, &record)
+    }
+
+    /// The latest results with this mark, at most `most` of them, the last one first.
+    pub fn marked(&self, mark: &Digest, most: u32) -> Result<Vec<CacheRecord>, IndexError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT snapshot, content, description, evidence, created
+                     FROM marks JOIN results ON results.id = marks.result
+                     WHERE marks.mark = ?1 ORDER BY marks.result DESC LIMIT ?2",
+                )?
+                .query_map(params![mark.as_bytes(), most], record)?
+                .collect()
         })
     }
 
-    /// Notes that the results under `keys` were used at `now`, in seconds since 1970.
-    pub fn touch(&self, keys: &[CacheKey], now: i64) -> Result<(), IndexError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        self.change(|transaction| {
-            // A day's precision is enough to prune by; most builds then write nothing here.
-            let mut statement = transaction.prepare_cached(
-                "UPDATE results SET last_used = ?2 WHERE last_used < ?2 - 3600
-                 AND id = (SELECT result FROM keys WHERE key = ?1)",
-            )?;
-            keys.iter().try_for_each(|key| statement.execute(params![bytes(key), now]).map(drop))
+    /// Whether a result was known under this key and was pruned.
+    pub fn was_pruned(&self, key: &CacheKey) -> Result<bool, IndexError> {
+        self.ask(|connection| {
+            connection.prepare_cached("SELECT 1 FROM pruned WHERE key = ?1")?.exists([bytes(key)])
+        })
+    }
+
+    /// Whether there is no record at all.
+    pub fn is_empty(&self) -> Result<bool, IndexError> {
+        self.ask(|connection| {
+            connection.prepare_cached("SELECT 1 FROM results")?.exists([]).map(|any| !any)
         })
     }
 
@@ -194,7 +229,7 @@ impl Index {
         self.ask(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT snapshot, content, description, evidence, created, last_used
+                    "SELECT snapshot, content, description, evidence, created
                      FROM results WHERE snapshot = ?1",
                 )?
                 .query_row([snapshot.as_str()], record)
@@ -217,12 +252,12 @@ impl Index {
         })
     }
 
-    /// All results, the longest unused first.
+    /// All results, in the order in which they were made.
     pub fn records(&self) -> Result<Vec<CacheRecord>, IndexError> {
         self.ask(|connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT snapshot, content, description, evidence, created, last_used
-                 FROM results ORDER BY last_used, id",
+                "SELECT snapshot, content, description, evidence, created
+                 FROM results ORDER BY id",
             )?;
             statement.query_map([], record)?.collect()
         })
@@ -230,22 +265,63 @@ impl Index {
 
     /// Forgets all results whose tree is `snapshot`.
     pub fn forget(&self, snapshot: &SnapshotId) -> Result<(), IndexError> {
+        self.change(|transaction| delete_result(transaction, snapshot))
+    }
+
+    /// Forgets all results whose trees are `snapshots`, which are pruned at `now` (seconds since
+    /// 1970): who asks for them later can be told so.
+    pub fn prune(&self, snapshots: &[SnapshotId], now: i64) -> Result<(), IndexError> {
+        if snapshots.is_empty() {
+            return Ok(());
+        }
         self.change(|transaction| {
+            let mut note = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO pruned (key, at)
+                 SELECT key, ?2 FROM keys JOIN results ON results.id = keys.result
+                 WHERE results.snapshot = ?1",
+            )?;
+            for snapshot in snapshots {
+                note.execute(params![snapshot.as_str(), now])?;
+                delete_result(transaction, snapshot)?;
+            }
             transaction
-                .prepare_cached("DELETE FROM results WHERE snapshot = ?1")?
-                .execute([snapshot.as_str()])
+                .prepare_cached(
+                    "DELETE FROM pruned WHERE key NOT IN
+                     (SELECT key FROM pruned ORDER BY at DESC LIMIT ?1)",
+                )?
+                .execute([PRUNED_MAX])
                 .map(drop)
         })
+    }
+
+    /// What is wrong with the database, if anything is: the first lines of SQLite's own check.
+    pub fn check(&self) -> Result<Vec<String>, IndexError> {
+        let connection = self.connection();
+        let lines = connection
+            .prepare("PRAGMA integrity_check(10)")
+            .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect());
+        match lines {
+            Ok(lines) if lines == ["ok"] => Ok(Vec::new()),
+            Ok(lines) => Ok(lines),
+            Err(error) if database::is_unusable(&error) => Ok(vec![error.to_string()]),
+            Err(source) => Err(self.error(source)),
+        }
+    }
+
+    /// Sets the database aside and begins with an empty one.
+    pub fn start_afresh(&self) -> Result<(), IndexError> {
+        self.replace(&mut self.connection(), database::Suspicion::Certain)
     }
 
     /// What was remembered under this key; kinds do not see each other.
     pub fn recall(&self, kind: &str, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         self.ask(|connection| {
             connection
-                .prepare_cached("SELECT value FROM memo WHERE kind = ?1 AND key = ?2")?
-                .query_row(params![kind, key], |row| row.get(0))
+                .prepare_cached("SELECT value, proof FROM memo WHERE kind = ?1 AND key = ?2")?
+                .query_row(params![kind, key], memo(0))
                 .optional()
         })
+        .map(|found| found.filter(|memo| memo.is_whole(kind, key)).map(|memo| memo.value))
     }
 
     /// Remembers `value`; what was remembered before under this key is replaced.
@@ -253,60 +329,91 @@ impl Index {
         self.change(|transaction| {
             transaction
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO memo (kind, key, value) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO memo (kind, key, value, proof) VALUES (?1, ?2, ?3, ?4)",
                 )?
-                .execute(params![kind, key, value])
+                .execute(params![kind, key, value, proof(&[kind.as_bytes(), key, value])])
                 .map(drop)
         })
     }
 
     /// All that is remembered of a kind: keys and values, by key.
     pub fn memos(&self, kind: &str) -> Result<Vec<Memo>, IndexError> {
-        self.ask(|connection| {
+        let all: Vec<(Vec<u8>, StoredMemo)> = self.ask(|connection| {
             connection
-                .prepare_cached("SELECT key, value FROM memo WHERE kind = ?1 ORDER BY key")?
-                .query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached("SELECT key, value, proof FROM memo WHERE kind = ?1 ORDER BY key")?
+                .query_map([kind], |row| Ok((row.get(0)?, memo(1)(row)?)))?
                 .collect()
-        })
+        })?;
+        let whole = all.into_iter().filter(|(key, memo)| memo.is_whole(kind, key));
+        Ok(whole.map(|(key, memo)| (key, memo.value)).collect())
     }
 
-    /// Forgets what was remembered under this key.
-    pub fn forget_memo(&self, kind: &str, key: &[u8]) -> Result<(), IndexError> {
+    /// Forgets what was remembered under these keys.
+    pub fn forget_memos<K: AsRef<[u8]>>(&self, kind: &str, keys: &[K]) -> Result<(), IndexError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         self.change(|transaction| {
-            transaction
-                .prepare_cached("DELETE FROM memo WHERE kind = ?1 AND key = ?2")?
-                .execute(params![kind, key])
-                .map(drop)
+            let mut forget =
+                transaction.prepare_cached("DELETE FROM memo WHERE kind = ?1 AND key = ?2")?;
+            keys.iter().try_for_each(|key| forget.execute(params![kind, key.as_ref()]).map(drop))
         })
     }
 
     fn ask<T>(
         &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        question: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
-        let connection = self.connection();
-        question(&connection).map_err(|source| database_error(&connection, source))
+        let mut connection = self.connection();
+        match question(&connection) {
+            Err(error) if database::is_unusable(&error) => {
+                tracing::warn!(path = %self.path.display(), %error, "started the index afresh");
+                self.replace(&mut connection, database::Suspicion::Strong)?;
+                question(&connection).map_err(|source| self.error(source))
+            }
+            answer => answer.map_err(|source| self.error(source)),
+        }
     }
 
     fn change(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+        change: impl Fn(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), IndexError> {
         let mut connection = self.connection();
-        let done = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .and_then(|transaction| change(&transaction).and_then(|()| transaction.commit()));
-        done.map_err(|source| database_error(&connection, source))
+        let attempt = |connection: &mut Connection| {
+            connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .and_then(|transaction| change(&transaction).and_then(|()| transaction.commit()))
+        };
+        match attempt(&mut connection) {
+            Err(error) if database::is_unusable(&error) => {
+                tracing::warn!(path = %self.path.display(), %error, "started the index afresh");
+                self.replace(&mut connection, database::Suspicion::Strong)?;
+                attempt(&mut connection).map_err(|source| self.error(source))
+            }
+            done => done.map_err(|source| self.error(source)),
+        }
+    }
+
+    fn replace(
+        &self,
+        connection: &mut Connection,
+        suspicion: database::Suspicion,
+    ) -> Result<(), IndexError> {
+        let (fresh, _) =
+            database::replace(&self.path, suspicion)?.map_err(|source| self.error(source))?;
+        *connection = fresh;
+        Ok(())
+    }
+
+    fn error(&self, source: rusqlite::Error) -> IndexError {
+        IndexError::Database { path: self.path.clone(), source }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic in the middle of a transaction rolled it back; the connection is as good as new.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn database_error(connection: &Connection, source: rusqlite::Error) -> IndexError {
-    IndexError::Database { path: connection.path().unwrap_or_default().into(), source }
 }
 
 fn id_of(connection: &Connection, snapshot: &SnapshotId) -> rusqlite::Result<Option<i64>> {
@@ -333,21 +440,69 @@ fn are_known(
     Ok(true)
 }
 
-fn add_keys(transaction: &Transaction<'_>, id: i64, keys: &[CacheKey]) -> rusqlite::Result<()> {
+fn add_keys(
+    transaction: &Transaction<'_>,
+    id: i64,
+    snapshot: &SnapshotId,
+    keys: &[CacheKey],
+) -> rusqlite::Result<()> {
     let mut forget = transaction.prepare_cached(
         "DELETE FROM results WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM keys WHERE result = ?1)",
     )?;
     let mut known =
         transaction.prepare_cached("SELECT result FROM keys WHERE key = ?1 AND result <> ?2")?;
-    let mut add =
-        transaction.prepare_cached("INSERT OR REPLACE INTO keys (key, result) VALUES (?1, ?2)")?;
+    let mut add = transaction
+        .prepare_cached("INSERT OR REPLACE INTO keys (key, result, proof) VALUES (?1, ?2, ?3)")?;
+    let mut unprune = transaction.prepare_cached("DELETE FROM pruned WHERE key = ?1")?;
     for key in keys {
         let before: Option<i64> =
             known.query_row(params![bytes(key), id], |row| row.get(0)).optional()?;
-        add.execute(params![bytes(key), id])?;
+        add.execute(params![bytes(key), id, proof_of(key, snapshot)])?;
+        unprune.execute([bytes(key)])?;
         before.map_or(Ok(0), |before| forget.execute([before]))?;
     }
     Ok(())
+}
+
+fn add_marks(transaction: &Transaction<'_>, id: i64, marks: &[Digest]) -> rusqlite::Result<()> {
+    let mut add =
+        transaction.prepare_cached("INSERT OR IGNORE INTO marks (mark, result) VALUES (?1, ?2)")?;
+    marks.iter().try_for_each(|mark| add.execute(params![mark.as_bytes(), id]).map(drop))
+}
+
+fn delete_result(transaction: &Transaction<'_>, snapshot: &SnapshotId) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("DELETE FROM results WHERE snapshot = ?1")?
+        .execute([snapshot.as_str()])
+        .map(drop)
+}
+
+/// What is remembered, and what proves that it is as it was written.
+struct StoredMemo {
+    value: Vec<u8>,
+    proof: Vec<u8>,
+}
+
+impl StoredMemo {
+    fn is_whole(&self, kind: &str, key: &[u8]) -> bool {
+        self.proof == proof(&[kind.as_bytes(), key, &self.value])
+    }
+}
+
+/// Reads a memo from the columns from `first` on.
+fn memo(first: usize) -> impl Fn(&Row<'_>) -> rusqlite::Result<StoredMemo> {
+    move |row| Ok(StoredMemo { value: row.get(first)?, proof: row.get(first + 1)? })
+}
+
+/// Proves that a key leads to this snapshot, and not to another since a bit was flipped.
+fn proof_of(key: &CacheKey, snapshot: &SnapshotId) -> Vec<u8> {
+    proof(&[bytes(key), snapshot.as_str().as_bytes()])
+}
+
+fn proof(fields: &[&[u8]]) -> Vec<u8> {
+    let mut hasher = Hasher::new();
+    fields.iter().for_each(|field| hasher.field(field));
+    hasher.digest().as_bytes()[..8].to_vec()
 }
 
 fn bytes(key: &CacheKey) -> &[u8] {
@@ -366,86 +521,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<CacheRecord> {
         description: row.get(2)?,
         evidence: serde_json::from_str(&evidence).map_err(|e| wrong(3, Type::Text, e.into()))?,
         created: row.get(4)?,
-        last_used: row.get(5)?,
     })
-}
-
-/// A connection, and the version of the tables; 0 for none.
-fn connect(path: &Path) -> rusqlite::Result<(Connection, i64)> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_mins(1))?;
-    connection.set_prepared_statement_cache_capacity(32);
-    // The last process to close would otherwise move the whole log and wait for the disk.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    // The next process to open reads the log: 256 pages are a millisecond.
-    connection.pragma_update(None, "wal_autocheckpoint", 256)?;
-    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    Ok((connection, version))
-}
-
-/// Makes the database, or makes it anew, unless another process has done so meanwhile. Changing to
-/// WAL does not wait for others as transactions do, so only one process at a time may be at it.
-fn make_alone(path: &Path) -> io::Result<rusqlite::Result<Connection>> {
-    let folder = File::open(path.parent().unwrap_or(path))?;
-    flock(&folder, FlockOperation::LockExclusive)?;
-    match connect(path) {
-        Ok((connection, VERSION)) => return Ok(Ok(connection)),
-        Ok((connection, 0)) => return Ok(make(connection, path)),
-        Ok((connection, version)) => {
-            tracing::warn!(path = %path.display(), version, "started the index afresh");
-            drop(connection);
-        }
-        Err(error) if is_unusable(&error) => {
-            tracing::warn!(path = %path.display(), %error, "started the index afresh");
-        }
-        Err(error) => return Ok(Err(error)),
-    }
-    set_aside(path)?;
-    Ok(connect(path).and_then(|(connection, _)| make(connection, path)))
-}
-
-fn make(mut connection: Connection, path: &Path) -> rusqlite::Result<Connection> {
-    // WAL needs memory that processes share, which network file systems do not give.
-    let mode = if is_network(path) { "DELETE" } else { "WAL" };
-    connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(()))?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()?;
-    Ok(connection)
-}
-
-fn is_unusable(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
-}
-
-/// Moves an unusable database out of the way, over the one that was unusable before.
-fn set_aside(path: &Path) -> io::Result<()> {
-    for suffix in ["-wal", "-shm"] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(suffix);
-        match fs_err::remove_file(beside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
-    }
-    fs_err::rename(path, path.with_extension("db.unusable"))
-}
-
-fn is_network(path: &Path) -> bool {
-    const NFS: u32 = 0x6969;
-    const SMB: [u32; 3] = [0x517B, 0xFF53_4D42, 0xFE53_4D42];
-    const NINE_P: u32 = 0x0102_1997;
-    const CEPH: u32 = 0x00c3_6400;
-    const AFS: u32 = 0x5346_414F;
-    const LUSTRE: u32 = 0x0BD0_0BD3;
-    let folder = path.parent().unwrap_or(path);
-    let Ok(stat) = statfs(folder) else { return false };
-    // The kernel's numbers are 32 bits wide; the field's width depends on the architecture.
-    let kind = u32::try_from(stat.f_type & 0xffff_ffff).unwrap_or_default();
-    matches!(kind, NFS | NINE_P | CEPH | AFS | LUSTRE) || SMB.contains(&kind)
 }
 
 #[cfg(test)]
@@ -463,7 +539,6 @@ mod tests {
             description: format!("RUN {text}"),
             evidence: serde_json::json!({"paths": [text]}),
             created: 1,
-            last_used: 1,
         }
     }
 
@@ -477,8 +552,6 @@ mod tests {
         assert_eq!(two.lookup(&key("1")).unwrap(), Some(a.clone()));
         two.alias(&key("2"), &[key("3")]).unwrap();
         assert_eq!(one.lookup(&key("3")).unwrap(), Some(a.clone()));
-        two.touch(&[key("3")], 10_000).unwrap();
-        assert_eq!(one.lookup(&key("1")).unwrap().unwrap().last_used, 10_000);
         assert_eq!(one.made(&a.snapshot).unwrap().unwrap().description, "RUN a");
         one.forget(&a.snapshot).unwrap();
         for forgotten in ["1", "2", "3"] {
@@ -560,7 +633,7 @@ mod tests {
         assert_eq!(index.recall("etag", b"u").unwrap().as_deref(), Some(&b"2"[..]));
         assert_eq!(index.recall("layer", b"u").unwrap(), None);
         assert_eq!(index.memos("etag").unwrap(), [(b"u".to_vec(), b"2".to_vec())]);
-        index.forget_memo("etag", b"u").unwrap();
+        index.forget_memos("etag", &[b"u"]).unwrap();
         assert_eq!(index.recall("etag", b"u").unwrap(), None);
     }
 }

@@ -163,7 +163,6 @@ impl Worker {
             description: work.vertex.name.clone(),
             evidence: evidence(&work.vertex.op, inputs),
             created: self.surroundings.now,
-            last_used: self.surroundings.now,
         };
         let state = self.surroundings.state.clone();
         blocking(move || state.index().insert(&keys, &record).map_err(Cause::state)).await

@@ -77,7 +77,7 @@ pub fn of_entries(folder: &Path, entries: &[Entry], known: &Known) -> io::Result
         add(&mut hasher, entry, file);
     }
     let disk = entries.iter().filter(|entry| !is_hard_link(entry)).map(|entry| entry.disk).sum();
-    let stamp = stamp_of(&entries);
+    let stamp = stamp_of(entries);
     Ok(Content { digest: TreeDigest(hasher.digest()), size, disk, stamp })
 }
 

@@ -156,7 +156,6 @@ impl Worker {
                 description: format!("{path} of the build context, mounted by {name}"),
                 evidence: serde_json::Value::Null,
                 created: now,
-                last_used: now,
             };
             state.index().insert(&[key], &record).map_err(Cause::state)?;
             Ok(Tree::default().with(snapshot))
