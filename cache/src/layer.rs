@@ -16,6 +16,7 @@ pub mod tar_reader;
 pub mod tar_writer;
 pub mod whiteout;
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
@@ -161,6 +162,7 @@ pub fn export_watched(
     }
     let snapshots = state.snapshots();
     snapshots.get(id)?.ok_or_else(|| LayerError::Missing(id.clone()))?;
+    snapshots.ensure_whole(id)?;
     let lower = lower.map(|lower| lower.iter().map(|id| snapshots.folder(id)).collect());
     let options = PackOptions { latest, lower };
     let mut writer = state.blobs().writer()?;
@@ -252,6 +254,36 @@ fn memo_key(
         hasher.digest().hex()
     });
     format!("{PACK_VERSION}\n{id}\n{lower}\n{compression}\n{latest:?}").into_bytes()
+}
+
+/// The snapshots that were exported, each with a diff id that it was exported as.
+pub fn exported(state: &StateFolder) -> Result<Vec<(SnapshotId, DiffId)>, IndexError> {
+    let memos = state.index().memos(MEMO)?;
+    let exported = memos.iter().filter_map(|(key, value)| {
+        let layer: ExportedLayer = serde_json::from_slice(value).ok()?;
+        Some((exported_snapshot(key)?, layer.diff_id))
+    });
+    Ok(exported.collect())
+}
+
+/// Forgets what these snapshots were exported as.
+pub fn forget_exports(
+    state: &StateFolder,
+    snapshots: &HashSet<&SnapshotId>,
+) -> Result<(), IndexError> {
+    if snapshots.is_empty() {
+        return Ok(());
+    }
+    let keys = state.index().memos(MEMO)?.into_iter().map(|(key, _)| key);
+    let keys: Vec<Vec<u8>> = keys
+        .filter(|key| exported_snapshot(key).is_some_and(|id| snapshots.contains(&id)))
+        .collect();
+    state.index().forget_memos(MEMO, &keys)
+}
+
+/// Whose export a memo is of, by its key; none for a blob that was compressed anew.
+fn exported_snapshot(key: &[u8]) -> Option<SnapshotId> {
+    std::str::from_utf8(key).ok()?.lines().nth(1)?.parse().ok()
 }
 
 fn recall(state: &StateFolder, key: &[u8]) -> Result<Option<ExportedLayer>, LayerError> {

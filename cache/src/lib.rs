@@ -9,7 +9,8 @@
 //! snapshots/<id>/        one layer's tree each (`snapshot`), never changed once it is there
 //!   fs/                  the tree in overlayfs form: whiteouts are devices 0:0, opaque folders
 //!                        carry an attribute (`layer::whiteout`)
-//!   meta                 digest of the tree, its size, and in which boot it was written
+//!   meta                 digest of the tree, its size, what its files look like, and in which boot it
+//!                        was written; its own time is that of the last use
 //! index.db               what steps came to, under which keys (`index`); may be deleted
 //! locks/<name>           files that processes lock, empty (`lock`)
 //! tmp/<session>/         one folder for each running process (`session`), locked by it:
@@ -24,14 +25,16 @@
 //! **Power loss.** A rename can outlive the bytes it names. Blobs are therefore checked against
 //! their digest at each use, and a snapshot that was written in an earlier boot of the machine is
 //! compared with its digest once, before its first use in this boot; what does not agree is
-//! dropped and made anew. So no step waits for the disk: a chain of sixty small steps would
+//! dropped and made anew. So is one whose files do not look any more as they did (path, inode, length,
+//! time of writing), which every process asks before it reads them. So no step waits for the disk: a chain of sixty small steps would
 //! otherwise spend most of its time in `fsync`. Only what the user was promised is waited for:
 //! before `index.json` names an image, the blobs that were written are synced, then the new
 //! `index.json`, then the rename. `index.db` is SQLite's business (`synchronous=NORMAL`: after a
 //! power loss it is consistent and may lack the last records).
 //!
 //! **Removing.** Records first, then snapshots, then blobs: nothing that remains points at what is
-//! gone, and a record whose snapshot is missing counts as absent (`prune`).
+//! gone, and a record whose snapshot is missing counts as absent (`prune`). `usage` tells what there
+//! is, `verify` compares all of it with its digests.
 
 pub mod checksum;
 pub mod digest;
@@ -50,4 +53,6 @@ pub mod session;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod usage;
+pub mod verify;
 pub mod view;

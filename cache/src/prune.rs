@@ -1,13 +1,25 @@
-//! What may be removed from a state folder, and in which order.
+//! Removes what nobody needs from a state folder, while builds go on.
 //!
 //! Records first, then snapshots, then blobs: nothing that remains points at what is gone. An entry
-//! that a running process holds stays: the entry is moved away before the question is asked, the
-//! process looks for it after it has said that it holds it ([`crate::session::Session::hold`]), so
-//! that one of them always sees the other.
+//! that a running process holds stays. Whether one is held, and moving it aside, happens while
+//! nobody can begin to hold anything ([`Session::alone`](crate::session::Session::alone)); whoever
+//! holds it afterwards looks for it afterwards, and finds it gone. What names of images lead to is
+//! looked up in that same moment, since a process names its image before it ends.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
 
 use crate::index::IndexError;
+use crate::layer;
+use crate::remove::remove_tree;
 use crate::snapshot::{SnapshotError, SnapshotId};
 use crate::state::StateFolder;
+use crate::store::hold_name;
+use crate::usage::{Entry, EntryName, NamedParts, Usage, UsageError, mount_lock};
+
+/// So many entries are moved aside while others wait.
+const AT_ONCE: usize = 32;
 
 /// Says why something could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +30,193 @@ pub enum PruneError {
     /// Its tree is still there.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// It cannot be told what there is.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What is to be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// What was used since, in seconds since 1970.
+    pub used_since: Option<i64>,
+    /// As much as has room in so many bytes, the last used first. Zero keeps nothing.
+    pub bytes: Option<u64>,
+}
+
+/// How much room the cache may take, in bytes (BuildKit's `calculateKeepBytes`, cache/manager.go).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// It takes at most so much.
+    pub most: Option<u64>,
+    /// So much of the disk stays free.
+    pub free: Option<u64>,
+    /// So much it keeps in any case.
+    pub reserved: Option<u64>,
+}
+
+impl Room {
+    /// How many bytes may be kept, of `total` that there are, with `free` on the disk; `None` when
+    /// there is no limit.
+    pub fn keep(&self, total: u64, free: u64) -> Option<u64> {
+        if *self == Self::default() {
+            return None;
+        }
+        let mut keep = self.most.unwrap_or(0);
+        match self.free.map(|wanted| wanted.saturating_sub(free)) {
+            Some(0) if self.most.is_none() => keep = total,
+            Some(missing) if missing > 0 => {
+                let fits = total.saturating_sub(missing);
+                keep = self.most.map_or(fits, |most| most.min(fits));
+            }
+            _ => {}
+        }
+        Some(keep.max(self.reserved.unwrap_or(0)))
+    }
+}
+
+/// Which entries of `usage` go: positions in the order in which they go, the longest unused first,
+/// each with the bytes that it frees. `selected` says which may go.
+///
+/// What is in use stays whatever is selected.
+pub fn plan(usage: &Usage, keep: Keep, selected: impl Fn(&Entry) -> bool) -> Vec<(usize, u64)> {
+    let may_go = |entry: &Entry| {
+        let is_old = keep.used_since.is_none_or(|since| entry.last_used < since);
+        is_old && !entry.in_use && selected(entry)
+    };
+    let going: Vec<usize> =
+        (0..usage.entries.len()).filter(|position| may_go(&usage.entries[*position])).collect();
+    let freed = usage.freed(&going);
+    let mut left = usage.total();
+    let mut plan = Vec::new();
+    for (position, bytes) in going.into_iter().zip(freed) {
+        if keep.bytes.is_some_and(|keep| left <= keep) {
+            break;
+        }
+        left = left.saturating_sub(bytes);
+        plan.push((position, bytes));
+    }
+    plan
+}
+
+/// Removes entries, and tells of each that is gone. Those that are in use by now stay, and so do
+/// blobs of images that have names by now. `now` is in seconds since 1970.
+pub fn remove(
+    state: &StateFolder,
+    entries: &[&Entry],
+    now: i64,
+    gone: &mut dyn FnMut(&Entry),
+) -> Result<(), PruneError> {
+    let order = |entry: &&&Entry| match entry.name {
+        EntryName::Snapshot(_) => 0,
+        EntryName::Blob(_) => 1,
+        EntryName::Mount(_) => 2,
+        EntryName::Context(_) => 3,
+    };
+    let mut entries: Vec<&Entry> = entries.to_vec();
+    // Stable: within a kind, the order stays.
+    entries.sort_by_key(|entry| order(&entry));
+    forget_exports(state, &entries)?;
+    for some in entries.chunks(AT_ONCE) {
+        let aside = move_aside(state, some, now)?;
+        for (entry, path) in some.iter().zip(aside) {
+            let Some(path) = path else { continue };
+            if path.is_dir() {
+                remove_tree(&path)?
+            } else {
+                fs_err::remove_file(&path)?
+            }
+            gone(entry);
+        }
+    }
+    state.locks().sweep()?;
+    Ok(())
+}
+
+/// What a layer was exported as is of no use without it.
+fn forget_exports(state: &StateFolder, entries: &[&Entry]) -> Result<(), PruneError> {
+    let snapshots: HashSet<&SnapshotId> = entries
+        .iter()
+        .filter_map(|entry| match &entry.name {
+            EntryName::Snapshot(id) => Some(id),
+            EntryName::Blob(_) | EntryName::Mount(_) | EntryName::Context(_) => None,
+        })
+        .collect();
+    Ok(layer::forget_exports(state, &snapshots)?)
+}
+
+/// Moves what nobody holds to where it can be removed without hurry: a path for each entry that is
+/// gone from its place.
+fn move_aside(
+    state: &StateFolder,
+    entries: &[&Entry],
+    now: i64,
+) -> Result<Vec<Option<PathBuf>>, PruneError> {
+    let snapshots = state.snapshots().committed();
+    state.session().alone(|held| {
+        let free: Vec<SnapshotId> = entries
+            .iter()
+            .filter_map(|entry| match &entry.name {
+                EntryName::Snapshot(id) if !held.contains(id.as_str()) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
+        state.index().prune(&free, now)?;
+        let named = if entries.iter().any(|entry| matches!(entry.name, EntryName::Blob(_))) {
+            NamedParts::of(state)?
+        } else {
+            NamedParts::default()
+        };
+        let mut aside = Vec::with_capacity(entries.len());
+        for entry in entries {
+            aside.push(match &entry.name {
+                EntryName::Snapshot(id) if free.contains(id) => snapshots.move_aside(id)?,
+                EntryName::Blob(digest)
+                    if !held.contains(&hold_name(digest)) && !named.blobs.contains_key(digest) =>
+                {
+                    state.blobs().move_aside(digest)?
+                }
+                EntryName::Snapshot(_) | EntryName::Blob(_) => None,
+                EntryName::Mount(folder) => move_mount(state, folder)?,
+                EntryName::Context(file) => {
+                    move_there(state, &state.root().join("context").join(file))?
+                }
+            });
+        }
+        Ok(aside)
+    })
+}
+
+/// Cache mounts are locked by those who use them, each numbered folder by itself.
+fn move_mount(state: &StateFolder, folder: &str) -> io::Result<Option<PathBuf>> {
+    let path = state.root().join("mounts").join(folder);
+    let mut locks = Vec::new();
+    let entries = match fs_err::read_dir(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        match state.locks().try_exclusive(&mount_lock(folder, number))? {
+            Some(lock) => locks.push(lock),
+            None => return Ok(None),
+        }
+    }
+    move_there(state, &path)
+}
+
+fn move_there(state: &StateFolder, path: &std::path::Path) -> io::Result<Option<PathBuf>> {
+    let aside = state.session().unused_path();
+    match fs_err::rename(path, &aside) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(|()| Some(aside)),
+    }
 }
 
 /// Removes a result: its records, then its tree. Returns whether the tree is gone; it stays when a
@@ -25,4 +224,134 @@ pub enum PruneError {
 pub fn remove_result(state: &StateFolder, snapshot: &SnapshotId) -> Result<bool, PruneError> {
     state.index().forget(snapshot)?;
     Ok(state.snapshots().remove(snapshot)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{CacheKey, Digest};
+    use crate::index::CacheRecord;
+    use crate::oci::{Descriptor, MediaType};
+
+    #[test]
+    fn how_much_is_kept() {
+        let check = |room: (u64, u64, u64), total, free, expected: Option<u64>| {
+            let some = |n: u64| (n > 0).then_some(n);
+            let room = Room { most: some(room.0), free: some(room.1), reserved: some(room.2) };
+            assert_eq!(room.keep(total, free), expected, "{room:?}");
+        };
+        check((0, 0, 0), 100, 10, None);
+        check((50, 0, 0), 100, 10, Some(50));
+        check((0, 20, 0), 100, 10, Some(90));
+        check((0, 5, 0), 100, 10, Some(100));
+        check((95, 20, 0), 100, 10, Some(90));
+        check((50, 20, 0), 100, 10, Some(50));
+        check((50, 200, 70), 100, 10, Some(70));
+        check((0, 0, 30), 100, 10, Some(30));
+    }
+
+    fn step(state: &StateFolder, name: &str, size: usize) -> SnapshotId {
+        let draft = state.snapshots().draft().unwrap();
+        fs_err::write(draft.folder().join("file"), vec![1; size]).unwrap();
+        let snapshot = state.snapshots().commit(&SnapshotId::random(), draft).unwrap();
+        let record = CacheRecord {
+            snapshot: snapshot.id.clone(),
+            content: snapshot.content,
+            description: name.to_owned(),
+            evidence: serde_json::json!({"op": {"run": {}}}),
+            created: 1,
+        };
+        state.index().insert(&[CacheKey(Digest::of(name))], &record).unwrap();
+        snapshot.id
+    }
+
+    fn set_age(state: &StateFolder, id: &SnapshotId, last_used: i64) {
+        let meta = state.root().join("snapshots").join(id.as_str()).join("meta");
+        let time = crate::metadata::Timestamp::from_seconds(last_used);
+        crate::metadata::set_modified(fs_err::File::open(meta).unwrap().file(), time).unwrap();
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first_and_what_is_held_stays() {
+        let top = tempfile::tempdir().unwrap();
+        let maker = StateFolder::open(top.path()).unwrap();
+        let steps = ["a", "b", "c", "d"].map(|name| step(&maker, name, 100_000));
+        let holder = StateFolder::open(top.path()).unwrap();
+        holder.snapshots().get(&steps[0]).unwrap().unwrap();
+        for (id, age) in steps.iter().zip([10, 40, 20, 30]) {
+            set_age(&maker, id, age);
+        }
+        drop(maker);
+        let state = StateFolder::open(top.path()).unwrap();
+        let usage = Usage::of(&state).unwrap();
+        let keep = Keep { used_since: None, bytes: Some(usage.total() - 150_000) };
+        let planned = plan(&usage, keep, |_| true);
+        let names: Vec<&str> =
+            planned.iter().map(|(n, _)| usage.entries[*n].description.as_str()).collect();
+        assert_eq!(names, ["c", "d"], "a is in use, b was used last");
+        let before = usage.total();
+        let going: Vec<&Entry> = planned.iter().map(|(n, _)| &usage.entries[*n]).collect();
+        let mut gone = 0;
+        remove(&state, &going, 99, &mut |_| gone += 1).unwrap();
+        assert_eq!(gone, 2);
+        let freed: u64 = planned.iter().map(|(_, bytes)| bytes).sum();
+        // The index grew: it remembers what was pruned.
+        let after = Usage::of(&state).unwrap();
+        assert_eq!(before - usage.rest - freed, after.total() - after.rest);
+        let key = |name: &str| CacheKey(Digest::of(name));
+        assert_eq!(state.index().lookup(&key("c")).unwrap(), None);
+        assert!(state.index().was_pruned(&key("c")).unwrap());
+        assert!(state.index().lookup(&key("b")).unwrap().is_some());
+        assert!(!state.index().was_pruned(&key("b")).unwrap());
+    }
+
+    #[test]
+    fn what_is_held_after_the_plan_was_made_stays_too() {
+        let top = tempfile::tempdir().unwrap();
+        let maker = StateFolder::open(top.path()).unwrap();
+        let id = step(&maker, "a", 10);
+        let blob = maker.blobs().put(b"blob").unwrap();
+        drop(maker);
+        let state = StateFolder::open(top.path()).unwrap();
+        let usage = Usage::of(&state).unwrap();
+        let holder = StateFolder::open(top.path()).unwrap();
+        holder.snapshots().get(&id).unwrap().unwrap();
+        assert!(holder.blobs().contains(&blob).unwrap());
+        let all: Vec<&Entry> = usage.entries.iter().collect();
+        assert_eq!(all.len(), 2);
+        remove(&state, &all, 1, &mut |entry| panic!("{entry:?} is gone")).unwrap();
+        drop(holder);
+        let mut gone = 0;
+        remove(&state, &all, 1, &mut |_| gone += 1).unwrap();
+        assert_eq!(gone, 2);
+    }
+
+    #[test]
+    fn blobs_of_named_images_stay_whatever_is_selected() {
+        let top = tempfile::tempdir().unwrap();
+        let maker = StateFolder::open(top.path()).unwrap();
+        let blob = |bytes: &str, kind: MediaType| {
+            maker.blobs().put(bytes.as_bytes()).unwrap();
+            Descriptor::of(kind, bytes.as_bytes())
+        };
+        let layer = blob("layer", MediaType::OciLayer);
+        let config = blob(r#"{"rootfs":{"diff_ids":[]}}"#, MediaType::OciConfig);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": MediaType::OciManifest, "config": config,
+            "layers": [layer],
+        });
+        let manifest = blob(&manifest.to_string(), MediaType::OciManifest);
+        blob("nobody's", MediaType::OciLayer);
+        maker.layout().set(&["a:1".into()], &manifest).unwrap();
+        drop(maker);
+        let state = StateFolder::open(top.path()).unwrap();
+        let usage = Usage::of(&state).unwrap();
+        assert_eq!(usage.entries.iter().filter(|entry| entry.shared).count(), 3);
+        let all: Vec<&Entry> = usage.entries.iter().collect();
+        remove(&state, &all, 1, &mut |entry| assert!(!entry.shared, "{entry:?}")).unwrap();
+        assert_eq!(state.blobs().list().unwrap().len(), 3);
+        state.layout().remove("a:1").unwrap();
+        remove(&state, &all, 1, &mut |_| {}).unwrap();
+        assert_eq!(state.blobs().list().unwrap().len(), 0);
+    }
 }

@@ -128,6 +128,11 @@ impl StateFolder {
         &self.layout
     }
 
+    /// This process's presence in the folder.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// A new empty folder that is removed when it is dropped, or when this process dies.
     pub fn temporary(&self) -> io::Result<Temporary> {
         self.session.temporary()

@@ -1,0 +1,284 @@
+//! Compares everything in a state folder with what it should be, and removes what is damaged, so that
+//! it is made again.
+//!
+//! Blobs are hashed, trees compared with their digests, files that end in their own digest with
+//! that, the index by SQLite's check; at last it is asked whether images that have names are whole.
+//! What cache mounts hold nobody vouches for. Builds may go on meanwhile: what they remove is
+//! passed over.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use crate::digest::Digest;
+use crate::index::IndexError;
+use crate::layer::content::{self, Known};
+use crate::remove::remove_tree;
+use crate::snapshot::{Meta, SnapshotError, SnapshotId};
+use crate::state::StateFolder;
+use crate::store::StoreError;
+use crate::usage::{NamedParts, UsageError};
+
+/// Something that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// What: `blob sha256:…`.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// It was removed, and is made again when it is needed.
+    pub repaired: bool,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// How many entries were compared.
+    pub checked: u64,
+    /// How many bytes were read.
+    pub bytes: u64,
+    /// What is damaged, sorted.
+    pub damage: Vec<Damage>,
+    /// Names of images that lack blobs: building or pulling them makes them whole.
+    pub incomplete: Vec<String>,
+}
+
+/// Says why a state folder could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The blobs could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The trees could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The index could not be asked.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// It could not be told what images consist of.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What to do about damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    Tell,
+    /// Remove it.
+    Remove,
+}
+
+/// Compares all of `state`, on all cores. `progress` is told, from any thread, how many entries of
+/// how many are done and how many bytes were read.
+pub fn verify(
+    state: &StateFolder,
+    remedy: Remedy,
+    progress: &(dyn Fn(u64, u64, u64) + Sync),
+) -> Result<Report, VerifyError> {
+    let blobs = state.blobs().list()?;
+    let snapshots = state.snapshots().list()?;
+    let contexts = files_in(&state.root().join("context"))?;
+    let check = Check {
+        state,
+        remedy,
+        done: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        all: (blobs.len() + snapshots.len() + contexts.len()) as u64 + 1,
+        progress,
+        damage: Mutex::default(),
+    };
+    check.index()?;
+    blobs.par_iter().try_for_each(|(digest, _)| check.blob(digest))?;
+    snapshots.par_iter().try_for_each(|id| check.snapshot(id))?;
+    contexts.par_iter().try_for_each(|name| check.context(name))?;
+    let mut damage = check.damage.into_inner().unwrap_or_else(PoisonError::into_inner);
+    damage.sort_by(|a, b| a.what.cmp(&b.what));
+    let damaged = |digest: &Digest| damage.iter().any(|one| one.what == blob_name(digest));
+    let mut incomplete: Vec<String> = NamedParts::of(state)?
+        .blobs
+        .into_iter()
+        .filter(|(digest, _)| damaged(digest) || !state.blobs().path(digest).is_file())
+        .map(|(_, name)| name)
+        .collect();
+    incomplete.sort_unstable();
+    incomplete.dedup();
+    Ok(Report { checked: check.all, bytes: check.bytes.into_inner(), damage, incomplete })
+}
+
+struct Check<'a> {
+    state: &'a StateFolder,
+    remedy: Remedy,
+    done: AtomicU64,
+    bytes: AtomicU64,
+    all: u64,
+    progress: &'a (dyn Fn(u64, u64, u64) + Sync),
+    damage: Mutex<Vec<Damage>>,
+}
+
+impl Check<'_> {
+    /// Notes that one more entry is done, and what is wrong with it; `repair` removes it.
+    fn note(
+        &self,
+        what: String,
+        bytes: u64,
+        wrong: Option<String>,
+        repair: impl FnOnce() -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.progress)(self.done.fetch_add(1, Ordering::Relaxed) + 1, self.all, bytes);
+        let Some(why) = wrong else { return Ok(()) };
+        let repaired = self.remedy == Remedy::Remove;
+        if repaired {
+            repair()?;
+        }
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.push(Damage { what, why, repaired });
+        Ok(())
+    }
+
+    fn index(&self) -> Result<(), VerifyError> {
+        let lines = self.state.index().check()?;
+        let wrong = (!lines.is_empty()).then(|| lines.join("; "));
+        self.note("the index".into(), 0, wrong, || Ok(self.state.index().start_afresh()?))
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<(), VerifyError> {
+        let path = self.state.blobs().path(digest);
+        let opened = fs_err::symlink_metadata(&path).and_then(|metadata| {
+            if metadata.is_file() { fs_err::File::open(&path).map(Some) } else { Ok(None) }
+        });
+        let (bytes, wrong) = match opened {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (0, None),
+            Err(e) => return Err(e.into()),
+            Ok(None) => (0, Some("it is not a plain file".to_owned())),
+            Ok(Some(file)) => {
+                let (found, size) = Digest::of_stream(file)?;
+                (size, (found != *digest).then(|| format!("its bytes have digest `{found}`")))
+            }
+        };
+        self.note(blob_name(digest), bytes, wrong, || match fs_err::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => Ok(remove_tree(&path)?),
+            _ => Ok(self.state.blobs().remove(digest)?),
+        })
+    }
+
+    fn snapshot(&self, id: &SnapshotId) -> Result<(), VerifyError> {
+        let top = self.state.root().join("snapshots").join(id.as_str());
+        let (bytes, wrong) = match wrong_with_snapshot(&top) {
+            Ok(found) => found,
+            // Somebody removes it right now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !top.exists() => (0, None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (0, Some(e.to_string())),
+            Err(e) => return Err(e.into()),
+        };
+        self.note(format!("snapshot {id}"), bytes, wrong, || {
+            self.state.index().forget(id)?;
+            Ok(self.state.snapshots().discard(id)?)
+        })
+    }
+
+    /// These files end in the digest of what is before it.
+    fn context(&self, name: &str) -> Result<(), VerifyError> {
+        let path = self.state.root().join("context").join(name);
+        let bytes = match fs_err::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        let is_whole = bytes.is_empty()
+            || bytes
+                .split_last_chunk::<32>()
+                .is_some_and(|(bytes, digest)| Digest::of(bytes).as_bytes() == digest);
+        let wrong = (!is_whole).then(|| "it does not end in its own digest".to_owned());
+        let what = format!("what is known of context {name}");
+        self.note(what, bytes.len() as u64, wrong, || match fs_err::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => Ok(done?),
+        })
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blob {digest}")
+}
+
+fn wrong_with_snapshot(top: &Path) -> io::Result<(u64, Option<String>)> {
+    let bytes = fs_err::read(top.join("meta"))?;
+    let Some(meta) = Meta::parse(&bytes) else {
+        return Ok((0, Some("its `meta` is not as it was written".into())));
+    };
+    let found = content::of_folder(&top.join("fs"), &Known::default())?;
+    let wrong = if found.digest != meta.content {
+        Some(format!("its files have digest `{}` instead of `{}`", found.digest, meta.content))
+    } else if found.size != meta.size {
+        Some(format!("its files have {} bytes instead of {}", found.size, meta.size))
+    } else {
+        None
+    };
+    Ok((found.size, wrong))
+}
+
+/// The names of the files in a folder; none when there is no such folder.
+fn files_in(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs_err::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_found_and_repaired() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        let draft = state.snapshots().draft().unwrap();
+        fs_err::write(draft.folder().join("file"), "text").unwrap();
+        let id = state.snapshots().commit(&SnapshotId::random(), draft).unwrap().id;
+        let blob = state.blobs().put(b"blob").unwrap();
+        fs_err::create_dir(top.path().join("context")).unwrap();
+        let known = top.path().join("context/known");
+        fs_err::write(
+            &known,
+            [b"files".to_vec(), Digest::of("files").as_bytes().to_vec()].concat(),
+        )
+        .unwrap();
+        let found = |remedy| {
+            let report = verify(&state, remedy, &|_, _, _| {}).unwrap();
+            assert_eq!(report.checked, 4);
+            report.damage.into_iter().map(|damage| damage.what).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Remedy::Tell), Vec::<String>::new());
+        // The time of the last writing stays: only reading tells.
+        let file = state.snapshots().folder(&id).join("file");
+        let time = fs_err::metadata(&file).unwrap().modified().unwrap();
+        fs_err::write(&file, "Text").unwrap();
+        fs_err::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        fs_err::write(state.blobs().path(&blob), "blub").unwrap();
+        fs_err::write(&known, "short").unwrap();
+        let expected =
+            [blob_name(&blob), format!("snapshot {id}"), "what is known of context known".into()];
+        assert_eq!(found(Remedy::Tell), expected);
+        assert_eq!(found(Remedy::Remove), expected);
+        let report = verify(&state, Remedy::Tell, &|_, _, _| {}).unwrap();
+        assert_eq!((report.checked, report.damage), (1, Vec::new()));
+        assert_eq!(state.snapshots().get(&id).unwrap(), None);
+    }
+}
