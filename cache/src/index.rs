@@ -407,6 +407,9 @@ impl Index {
     }
 
     fn error(&self, source: rusqlite::Error) -> IndexError {
+        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            return io::Error::new(io::ErrorKind::StorageFull, source).into();
+        }
         IndexError::Database { path: self.path.clone(), source }
     }
 
@@ -501,7 +504,9 @@ fn proof_of(key: &CacheKey, snapshot: &SnapshotId) -> Vec<u8> {
 
 fn proof(fields: &[&[u8]]) -> Vec<u8> {
     let mut hasher = Hasher::new();
-    fields.iter().for_each(|field| hasher.field(field));
+    for field in fields {
+        hasher.field(field);
+    }
     hasher.digest().as_bytes()[..8].to_vec()
 }
 

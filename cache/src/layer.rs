@@ -16,7 +16,7 @@ pub mod tar_reader;
 pub mod tar_writer;
 pub mod whiteout;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
@@ -269,7 +269,7 @@ pub fn exported(state: &StateFolder) -> Result<Vec<(SnapshotId, DiffId)>, IndexE
 /// Forgets what these snapshots were exported as.
 pub fn forget_exports(
     state: &StateFolder,
-    snapshots: &HashSet<&SnapshotId>,
+    snapshots: &BTreeSet<&SnapshotId>,
 ) -> Result<(), IndexError> {
     if snapshots.is_empty() {
         return Ok(());

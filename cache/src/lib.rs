@@ -11,6 +11,7 @@
 //!                        carry an attribute (`layer::whiteout`)
 //!   meta                 digest of the tree, its size, what its files look like, and in which boot it
 //!                        was written; its own time is that of the last use
+//!   reads                which paths the step read, for who asks why it ran again; only COPY has it
 //! index.db               what steps came to, under which keys (`index`); may be deleted
 //! locks/<name>           files that processes lock, empty (`lock`)
 //! tmp/<session>/         one folder for each running process (`session`), locked by it:

@@ -6,7 +6,7 @@
 //! holds it afterwards looks for it afterwards, and finds it gone. What names of images lead to is
 //! looked up in that same moment, since a process names its image before it ends.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -36,15 +36,6 @@ pub enum PruneError {
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-/// What is to be kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// What was used since, in seconds since 1970.
-    pub used_since: Option<i64>,
-    /// As much as has room in so many bytes, the last used first. Zero keeps nothing.
-    pub bytes: Option<u64>,
 }
 
 /// How much room the cache may take, in bytes (BuildKit's `calculateKeepBytes`, cache/manager.go).
@@ -78,26 +69,20 @@ impl Room {
     }
 }
 
-/// Which entries of `usage` go: positions in the order in which they go, the longest unused first,
-/// each with the bytes that it frees. `selected` says which may go.
+/// Which entries of `usage` go, in the order in which they go, each with the bytes that it frees.
 ///
-/// What is in use stays whatever is selected.
-pub fn plan(usage: &Usage, keep: Keep, selected: impl Fn(&Entry) -> bool) -> Vec<(usize, u64)> {
-    let may_go = |entry: &Entry| {
-        let is_old = keep.used_since.is_none_or(|since| entry.last_used < since);
-        is_old && !entry.in_use && selected(entry)
-    };
-    let going: Vec<usize> =
-        (0..usage.entries.len()).filter(|position| may_go(&usage.entries[*position])).collect();
-    let freed = usage.freed(&going);
+/// Asks `goes` for each entry, the longest unused first, with the bytes that are left if it stays.
+/// What is in use stays whatever the answer is, and so do blobs of images that have names.
+pub fn plan(usage: &Usage, mut goes: impl FnMut(&Entry, u64) -> bool) -> Vec<(&Entry, u64)> {
     let mut left = usage.total();
+    let mut freeing = usage.freeing();
     let mut plan = Vec::new();
-    for (position, bytes) in going.into_iter().zip(freed) {
-        if keep.bytes.is_some_and(|keep| left <= keep) {
-            break;
+    for entry in &usage.entries {
+        if !entry.in_use && !entry.is_needed() && goes(entry, left) {
+            let freed = freeing.of(entry);
+            left = left.saturating_sub(freed);
+            plan.push((entry, freed));
         }
-        left = left.saturating_sub(bytes);
-        plan.push((position, bytes));
     }
     plan
 }
@@ -125,9 +110,9 @@ pub fn remove(
         for (entry, path) in some.iter().zip(aside) {
             let Some(path) = path else { continue };
             if path.is_dir() {
-                remove_tree(&path)?
+                remove_tree(&path)?;
             } else {
-                fs_err::remove_file(&path)?
+                fs_err::remove_file(&path)?;
             }
             gone(entry);
         }
@@ -138,7 +123,7 @@ pub fn remove(
 
 /// What a layer was exported as is of no use without it.
 fn forget_exports(state: &StateFolder, entries: &[&Entry]) -> Result<(), PruneError> {
-    let snapshots: HashSet<&SnapshotId> = entries
+    let snapshots: BTreeSet<&SnapshotId> = entries
         .iter()
         .filter_map(|entry| match &entry.name {
             EntryName::Snapshot(id) => Some(id),
@@ -190,10 +175,11 @@ fn move_aside(
     })
 }
 
-/// Cache mounts are locked by those who use them, each numbered folder by itself.
+/// Cache mounts are locked by those who use them, each numbered folder by itself: all of them go, or
+/// none.
 fn move_mount(state: &StateFolder, folder: &str) -> io::Result<Option<PathBuf>> {
     let path = state.root().join("mounts").join(folder);
-    let mut locks = Vec::new();
+    let mut locked = Vec::new();
     let entries = match fs_err::read_dir(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         entries => entries?,
@@ -204,11 +190,20 @@ fn move_mount(state: &StateFolder, folder: &str) -> io::Result<Option<PathBuf>> 
             continue;
         };
         match state.locks().try_exclusive(&mount_lock(folder, number))? {
-            Some(lock) => locks.push(lock),
+            Some(lock) => locked.push((lock, name)),
             None => return Ok(None),
         }
     }
-    move_there(state, &path)
+    let aside = state.session().unused_path();
+    fs_err::create_dir(&aside)?;
+    for (_lock, name) in &locked {
+        fs_err::rename(path.join(name), aside.join(name))?;
+    }
+    // A step may be about to make a new one in it.
+    match fs_err::remove_dir(&path) {
+        Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => Err(e),
+        _ => Ok(Some(aside)),
+    }
 }
 
 fn move_there(state: &StateFolder, path: &std::path::Path) -> io::Result<Option<PathBuf>> {
@@ -284,13 +279,13 @@ mod tests {
         drop(maker);
         let state = StateFolder::open(top.path()).unwrap();
         let usage = Usage::of(&state).unwrap();
-        let keep = Keep { used_since: None, bytes: Some(usage.total() - 150_000) };
-        let planned = plan(&usage, keep, |_| true);
+        let keep = usage.total() - 150_000;
+        let planned = plan(&usage, |_, left| left > keep);
         let names: Vec<&str> =
-            planned.iter().map(|(n, _)| usage.entries[*n].description.as_str()).collect();
+            planned.iter().map(|(entry, _)| entry.description.as_str()).collect();
         assert_eq!(names, ["c", "d"], "a is in use, b was used last");
         let before = usage.total();
-        let going: Vec<&Entry> = planned.iter().map(|(n, _)| &usage.entries[*n]).collect();
+        let going: Vec<&Entry> = planned.iter().map(|(entry, _)| *entry).collect();
         let mut gone = 0;
         remove(&state, &going, 99, &mut |_| gone += 1).unwrap();
         assert_eq!(gone, 2);

@@ -72,6 +72,11 @@ impl Session {
         self.begun
     }
 
+    /// Whether this session wrote anything.
+    pub fn wrote(&self) -> bool {
+        self.next.load(Ordering::Relaxed) > 0
+    }
+
     /// Keeps everybody from removing the entry called `name` as long as this session lasts.
     ///
     /// The caller looks *afterwards* whether the entry is there: what was removed before the name

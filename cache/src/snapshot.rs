@@ -20,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -182,6 +183,12 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().ensure_whole(id)
     }
 
+    /// Whether a damaged snapshot was found and removed since this was last asked: what failed for
+    /// that reason may succeed when it is begun anew.
+    fn found_damage(&self) -> bool {
+        self.committed().damaged.swap(false, Ordering::Relaxed)
+    }
+
     /// The folders of `ids`, for mounting or merging, in the same order: lowest first.
     ///
     /// What is below a snapshot whose root is opaque is left out, since overlayfs looks for that
@@ -198,6 +205,15 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// ([`Draft::set_implied`]); none for a snapshot that is not there.
     fn implied(&self, id: &SnapshotId) -> Result<Vec<PathBuf>, SnapshotError> {
         self.committed().implied(id)
+    }
+
+    /// What was kept beside the tree of `id` ([`Draft::set_reads`]), if anything was. It is no part of
+    /// the tree: nothing but what users are told may depend on it.
+    fn reads(&self, id: &SnapshotId) -> Result<Option<Vec<u8>>, SnapshotError> {
+        match fs_err::read(self.committed().folder.join(id.as_str()).join("reads")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => Ok(read.map(Some)?),
+        }
     }
 
     /// Removes a snapshot unless a running process holds it; returns whether it is gone.
@@ -243,13 +259,19 @@ pub struct Draft {
     temporary: Temporary,
     known: Mutex<Known>,
     implied: Mutex<Vec<PathBuf>>,
+    reads: Mutex<Vec<u8>>,
 }
 
 impl Draft {
     fn new(session: &Arc<Session>) -> Result<Self, SnapshotError> {
         let temporary = session.temporary()?;
         make_root(&temporary.path().join("fs"))?;
-        Ok(Self { temporary, known: Mutex::default(), implied: Mutex::default() })
+        Ok(Self {
+            temporary,
+            known: Mutex::default(),
+            implied: Mutex::default(),
+            reads: Mutex::default(),
+        })
     }
 
     /// The folder.
@@ -272,6 +294,11 @@ impl Draft {
     /// anything of them: see [`crate::layer::implied`].
     pub fn set_implied(&self, folders: Vec<PathBuf>) {
         *self.implied.lock().unwrap_or_else(PoisonError::into_inner) = folders;
+    }
+
+    /// Keeps `bytes` beside the tree: what the step that makes it read, for [`Snapshotter::reads`].
+    pub fn set_reads(&self, bytes: Vec<u8>) {
+        *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -332,6 +359,8 @@ pub struct Committed {
     found: Arc<Mutex<HashMap<SnapshotId, Found>>>,
     /// Those of them that have folders of which they say nothing.
     implied: Arc<Mutex<HashMap<SnapshotId, Vec<PathBuf>>>>,
+    /// A damaged one was found since this was last asked.
+    damaged: Arc<AtomicBool>,
     /// Whether the roots of snapshots hide everything below.
     opaque: Arc<Mutex<HashMap<SnapshotId, bool>>>,
 }
@@ -368,7 +397,8 @@ impl Committed {
             Ok(text) => text.trim().into(),
         };
         let (found, implied, opaque) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { folder, session, boot, found, implied, opaque })
+        let damaged = Arc::default();
+        Ok(Self { folder, session, boot, found, implied, damaged, opaque })
     }
 
     fn draft(&self) -> Result<Draft, SnapshotError> {
@@ -399,12 +429,16 @@ impl Committed {
         draft: Draft,
         entries: &[Entry],
     ) -> Result<Snapshot, SnapshotError> {
-        let Draft { temporary, known, implied } = draft;
+        let Draft { temporary, known, implied, reads } = draft;
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let folder = temporary.path().join("fs");
         let found = content::of_entries(&folder, entries, &known)?;
         let meta = Meta::new(&found, &self.boot, implied);
+        let reads = reads.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !reads.is_empty() {
+            fs_err::write(temporary.path().join("reads"), reads)?;
+        }
         write_meta(&temporary.path().join("meta"), &meta)?;
         self.session.hold(id.as_str())?;
         match temporary.rename(&self.folder.join(id.as_str())) {
@@ -508,6 +542,7 @@ impl Committed {
             tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
             self.found().remove(id);
             self.take_away(id)?;
+            self.damaged.store(true, Ordering::Relaxed);
             return Err(SnapshotError::Damaged(id.clone()));
         }
         if let Some(found) = self.found().get_mut(id) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::lock::LockGuard;
 use rbuild_cache::metadata;
+use rbuild_cache::usage::mount_lock;
 use rbuild_cache::view::View;
 
 use crate::error::Cause;
@@ -63,6 +64,11 @@ impl Worker {
             })
             .await?;
         }
+        // When it was last used is what it is pruned by.
+        if let Ok(opened) = fs_err::File::open(&folder) {
+            // Where it cannot be noted, the mount is taken for older than it is, no more.
+            let _ = metadata::touch(opened.file());
+        }
         let root = folder.join("fs");
         Ok((SandboxMountSource::Bind { root, path: String::new() }, lock))
     }
@@ -70,7 +76,7 @@ impl Worker {
     /// Waits for a folder that `sharing` allows: its number and its lock.
     async fn keep(&self, name: &str, sharing: CacheSharing) -> Result<(usize, LockGuard), Cause> {
         let locks = self.surroundings.state.locks();
-        let lock_name = |number: usize| format!("mount-{name}-{number}");
+        let lock_name = |number: usize| mount_lock(name, number);
         match sharing {
             CacheSharing::Private => {
                 for number in 0.. {
