@@ -3,12 +3,13 @@
 //! open what it reads → parse → list base images → resolve them side by side → lower, once per
 //! platform into one graph → solve. Making images of the trees is `image.rs`'s and the exporters'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use futures::future::try_join_all;
+use rbuild_cache::index::Journal;
 use rbuild_cache::oci::Platform;
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
@@ -91,6 +92,12 @@ impl<'a> Session<'a> {
             ))
         })?;
         let state = state.with_limits(request.limits.clone());
+        if let Journal::Rollback(why) = state.index().journal() {
+            let task = reporter.start("[internal] open the state folder");
+            let message = format!("{why}: builds that run at the same time wait for each other");
+            task.tell(EventKind::Warning { message });
+            task.tell(EventKind::Finished);
+        }
         let registry = Registry::new(request.settings.registry.clone());
         let images = Images::new(registry.clone(), state.clone());
         let remote = match request.call {
@@ -136,6 +143,7 @@ impl<'a> Session<'a> {
         targets.extend(stages.iter().map(|(_, id)| id));
         let proxies = self.options(&Platform::host(), contexts).proxies();
         let mut surroundings = self.surroundings(&contexts.folders, proxies)?;
+        surroundings.arguments = dockerfile.argument_names();
         surroundings.remote = self.remote.clone().map(|remote| remote as Arc<dyn RemoteCache>);
         let solved = solve_without_rejected(Arc::new(graph), &targets, Arc::new(surroundings));
         let mut trees = solved.await.map_err(|error| {
@@ -339,6 +347,7 @@ impl<'a> Session<'a> {
             },
             gate: Gate::new(request.jobs),
             reporter: self.reporter.clone(),
+            arguments: BTreeSet::new(),
             now: seconds(request.settings.now),
         })
     }
@@ -383,7 +392,7 @@ fn resolv_conf() -> Vec<u8> {
 }
 
 /// Seconds since the epoch; 0 before it.
-fn seconds(time: std::time::SystemTime) -> i64 {
+pub(crate) fn seconds(time: std::time::SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,7 @@
 //! A parsed Dockerfile: arguments before the first FROM, then stages.
 
+use std::collections::BTreeSet;
+
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::instruction::{self, From, Instruction, Parsed, Statement, description};
 use crate::source::{Source, Span, Text};
@@ -33,6 +35,19 @@ pub struct Stage {
     pub description: Option<String>,
     /// What follows.
     pub statements: Vec<Statement>,
+}
+
+impl Dockerfile {
+    /// The names of all ARGs, wherever they stand.
+    pub fn argument_names(&self) -> BTreeSet<String> {
+        let statements = self.stages.iter().flat_map(|stage| &stage.statements);
+        let arguments = self.arguments.iter().chain(statements);
+        let declarations = arguments.filter_map(|statement| match &statement.instruction {
+            Instruction::Arg(arg) => Some(&arg.declarations),
+            _ => None,
+        });
+        declarations.flatten().map(|declared| declared.name.as_str().to_owned()).collect()
+    }
 }
 
 /// Reads a Dockerfile: what it says, as far as it can be understood, and all that is wrong with it.

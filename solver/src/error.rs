@@ -40,6 +40,8 @@ pub enum Cause {
         status: ExitStatus,
         /// The end of what it wrote.
         tail: Vec<u8>,
+        /// There was no room left on the disk of the state folder when it ended.
+        no_room: bool,
     },
     /// The command could not be started.
     #[error(transparent)]

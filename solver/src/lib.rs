@@ -9,6 +9,7 @@
 //! Nothing here knows what a Dockerfile is.
 
 pub mod error;
+pub mod evidence;
 pub mod graph;
 pub mod http_source;
 pub mod image_source;

@@ -17,14 +17,15 @@ pub mod image;
 pub mod run;
 pub mod slim;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
 use rbuild_cache::view::View;
 
 use crate::error::{Cause, SolveError};
+use crate::evidence::{self, Evidence, History, Missed, Origin, Reads};
 use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
 use crate::key::{self, InputDigest};
 use crate::progress::{EventKind, Task};
@@ -40,12 +41,19 @@ const READS_MAX: usize = 3;
 pub struct Worker {
     graph: Arc<Graph>,
     pub(crate) surroundings: Arc<Surroundings>,
+    /// Where the Dockerfile's steps are, for telling them from those of others.
+    place: String,
+    /// There was no record at all when the build began.
+    first: bool,
+    history: Mutex<History>,
 }
 
 /// One vertex at work: what it is, and who is told.
 pub(crate) struct Work<'a> {
     pub(crate) vertex: &'a Vertex,
     pub(crate) task: Task,
+    /// Where its inputs come from.
+    origins: Vec<Origin>,
     /// Its result was known: that is how its line of progress ends.
     hit: AtomicBool,
 }
@@ -53,14 +61,31 @@ pub(crate) struct Work<'a> {
 impl Worker {
     /// Works on vertices of `graph`.
     pub fn new(graph: Arc<Graph>, surroundings: Arc<Surroundings>) -> Self {
-        Self { graph, surroundings }
+        let context = surroundings.folders.get("context");
+        let place = context.map_or(String::new(), |folder| folder.display().to_string());
+        let history = History { at: surroundings.now, ..History::default() };
+        // An index that cannot be asked is told of by who needs an answer.
+        let first = surroundings.state.index().is_empty().unwrap_or(false);
+        Self { graph, surroundings, place, first, history: Mutex::new(history) }
+    }
+
+    /// Writes down why steps had to run, if any had to, for who asks later.
+    pub fn keep_history(&self) {
+        let history = self.history();
+        if history.missed.is_empty() {
+            return;
+        }
+        if let Err(error) = history.save(self.surroundings.state.index()) {
+            tracing::debug!(%error, "it cannot be told later why steps ran");
+        }
     }
 
     /// The result of `id`, whose inputs resulted in `inputs`. Tells of its beginning and its end.
     pub async fn work(&self, id: VertexId, inputs: Vec<Output>) -> Result<Output, SolveError> {
         let vertex = self.graph.vertex(id);
         let task = self.surroundings.reporter.vertex(id);
-        let work = Work { vertex, task, hit: AtomicBool::new(false) };
+        let origins = Origin::of_inputs(&self.graph, id);
+        let work = Work { vertex, task, origins, hit: AtomicBool::new(false) };
         let shown = !matches!(vertex.op, Op::Scratch | Op::Merge);
         if shown {
             work.task.tell(EventKind::Started { name: vertex.name.clone() });
@@ -70,7 +95,9 @@ impl Worker {
         std::mem::forget(unfinished);
         match result {
             Ok(output) => {
-                if shown && !work.hit.into_inner() {
+                if work.hit.into_inner() {
+                    self.history().cached.push(vertex.name.clone());
+                } else if shown {
                     work.task.tell(EventKind::Finished);
                 }
                 Ok(output)
@@ -139,6 +166,38 @@ impl Worker {
         work.task.tell(EventKind::Cached);
     }
 
+    /// Finds out why nothing was known under `keys`, and tells it.
+    pub(crate) fn miss(
+        &self,
+        work: &Work<'_>,
+        keys: &[CacheKey],
+        inputs: &[InputDigest],
+        reads: Option<&Reads>,
+    ) {
+        let evidence = Evidence::of(work.vertex, inputs, &work.origins);
+        let missed = Missed {
+            vertex: work.vertex,
+            keys,
+            marks: &evidence::marks(work.vertex, &self.place),
+            evidence: &evidence,
+            reads,
+            names: &self.surroundings.arguments,
+            first: self.first,
+        };
+        match missed.explain(&self.surroundings.state) {
+            Ok(miss) => {
+                work.task.tell(EventKind::Miss { reason: miss.reason.clone() });
+                self.history().missed.push(miss);
+            }
+            // The step runs all the same.
+            Err(error) => tracing::debug!(%error, "it cannot be told why a step runs"),
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells those who share results that `work`, over `base`, came to `layer`; returns the tree.
     pub(crate) fn came_to(&self, keys: Vec<CacheKey>, base: Tree, layer: TreeLayer) -> Tree {
         if let Some(remote) = &self.surroundings.remote {
@@ -161,11 +220,14 @@ impl Worker {
             snapshot: snapshot.id.clone(),
             content: snapshot.content,
             description: work.vertex.name.clone(),
-            evidence: evidence(&work.vertex.op, inputs),
+            evidence: serde_json::to_value(Evidence::of(work.vertex, inputs, &work.origins))
+                .unwrap_or_default(),
             created: self.surroundings.now,
         };
+        let marks = evidence::marks(work.vertex, &self.place);
         let state = self.surroundings.state.clone();
-        blocking(move || state.index().insert(&keys, &record).map_err(Cause::state)).await
+        blocking(move || state.index().insert_marked(&keys, &marks, &record).map_err(Cause::state))
+            .await
     }
 
     /// A file op; once more from the start when a context changed while it was read.
@@ -228,8 +290,10 @@ impl Worker {
             Some(view) => view,
             None => self.view(&base, &work.task).await?,
         };
+        let reads = plan.reads();
+        self.miss(work, &keys, &digests, Some(&reads));
         let (state, op) = (self.surroundings.state.clone(), op.clone());
-        let written = move || Ok(plan.over(&op, base_view)?.commit(&state)?);
+        let written = move || Ok(plan.over(&op, base_view)?.commit(&state, &reads)?);
         let layer = TreeLayer::Snapshot(blocking(written).await?);
         self.record(work, keys.clone(), &layer, &digests).await?;
         Ok(self.came_to(keys, base, layer))
@@ -281,19 +345,6 @@ fn merge(inputs: Vec<Output>) -> Result<Tree, Cause> {
         layers.extend(tree(input)?.layers);
     }
     Ok(Tree { layers })
-}
-
-/// What a record says its step depended on: the op, and a digest for each input. Further kinds of
-/// evidence become further members.
-fn evidence(op: &Op, inputs: &[InputDigest]) -> serde_json::Value {
-    let inputs: Vec<serde_json::Value> = inputs
-        .iter()
-        .map(|input| match input {
-            InputDigest::Tree(digest) => serde_json::json!({ "tree": digest }),
-            InputDigest::Content(digest) => serde_json::json!({ "content": digest }),
-        })
-        .collect();
-    serde_json::json!({ "op": op, "inputs": inputs })
 }
 
 /// Leads from waiting to computing: runs `work` on a thread that may block.

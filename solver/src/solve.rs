@@ -6,7 +6,7 @@
 //! other tasks; what they hold (processes, mounts, folders, locks) is cleaned up by its guards
 //! before the error is returned.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub struct Surroundings {
     pub gate: Gate,
     /// Who is told.
     pub reporter: Reporter,
+    /// The names of the Dockerfile's ARGs, for who is told which variable changed.
+    pub arguments: BTreeSet<String>,
     /// The time of the request, in seconds since the epoch; written into records, in no key.
     pub now: i64,
 }
@@ -100,13 +102,24 @@ pub async fn solve(
     let order = graph.reachable(targets);
     crate::ops::run::check_entitlements(&graph, &order, &surroundings.allow)?;
     let worker = Arc::new(Worker::new(Arc::clone(&graph), surroundings));
+    let result = run(&graph, order, targets, &worker).await;
+    worker.keep_history();
+    result
+}
+
+async fn run(
+    graph: &Graph,
+    order: Vec<VertexId>,
+    targets: &[VertexId],
+    worker: &Arc<Worker>,
+) -> Result<Vec<Tree>, SolveError> {
     let mut pending: HashMap<VertexId, Pending> = HashMap::new();
     let mut tasks = JoinSet::new();
     for id in order {
         let (sender, receiver) = watch::channel(None);
         let inputs: Vec<Pending> =
             graph.inputs(id).iter().map(|input| pending[input].clone()).collect();
-        let worker = Arc::clone(&worker);
+        let worker = Arc::clone(worker);
         tasks.spawn(async move {
             let inputs = received(inputs).await.ok_or(None)?;
             let output = worker.work(id, inputs).await.map_err(Some)?;
@@ -133,7 +146,7 @@ pub async fn solve(
             }),
         };
     }
-    targets.iter().map(|target| tree_of(&graph, *target, &pending[target])).collect()
+    targets.iter().map(|target| tree_of(graph, *target, &pending[target])).collect()
 }
 
 /// The outputs of `inputs`, or `None` when the task of one of them ended without.

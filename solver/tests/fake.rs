@@ -123,6 +123,7 @@ impl World {
             run: RunSettings::default(),
             gate: Gate::new(jobs),
             reporter: Reporter::new(told.clone()),
+            arguments: std::collections::BTreeSet::new(),
             now: 0,
         };
         Self { sandbox, told, surroundings: Arc::new(surroundings) }

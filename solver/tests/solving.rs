@@ -137,7 +137,6 @@ impl CacheSource for Liar {
             description: String::new(),
             evidence: serde_json::Value::Null,
             created: 0,
-            last_used: 0,
         }))
     }
 }

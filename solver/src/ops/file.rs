@@ -22,6 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use rbuild_cache::checksum::{self, ChecksumError, FileMemo};
 use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::layer::tar_reader::TarError;
@@ -36,6 +37,7 @@ use self::destination::Destination;
 use self::mode::Chmod;
 use self::reuse::{Identity, Last};
 use self::select::{Content, Selection};
+use crate::evidence::Reads;
 use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange, Name, Owner};
 use crate::tree::Folder;
 
@@ -488,13 +490,31 @@ impl Plan {
         Ok(hasher.digest())
     }
 
-    /// Writes everything into a new snapshot and commits it.
+    /// What is read, path by path.
+    pub fn reads(&self) -> Reads {
+        let mut paths = Vec::new();
+        for step in &self.steps {
+            match step {
+                Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
+                    paths.par_extend(selection.items.par_iter().filter_map(read));
+                }
+                Step::Unpack(archive) => {
+                    let path = archive.entry.path().as_os_str().as_encoded_bytes().to_vec();
+                    paths.push((path, short(archive.digest)));
+                }
+                Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } => {}
+            }
+        }
+        Reads::new(paths)
+    }
+
+    /// Writes everything into a new snapshot and commits it, `reads` beside it.
     ///
     /// Files that the last snapshot of the same op holds are linked from there.
     ///
     /// # Errors
     /// [`FileError::Changed`] when a context is not any more what the checksum says.
-    pub fn commit(self, state: &StateFolder) -> Result<Snapshot, FileError> {
+    pub fn commit(self, state: &StateFolder, reads: &Reads) -> Result<Snapshot, FileError> {
         let file = self.reads_a_context().then(|| {
             let folder = state.folder("context").map_err(FileError::State)?;
             Ok::<_, FileError>(folder.join(format!("{}.layer", self.line.hex())))
@@ -506,6 +526,7 @@ impl Plan {
         for (path, digest) in written {
             draft.know(path, digest);
         }
+        draft.set_reads(reads.encoded());
         let snapshot = state.snapshots().commit(&SnapshotId::random(), draft)?;
         if let Some(file) = file
             && let Err(error) = reuse::save(&file, &snapshot.id, &plain)
@@ -600,6 +621,24 @@ impl CopyStep {
             }
         }
     }
+}
+
+/// A path that is read, and the beginning of the digest of what it is; none for a folder that is only
+/// on the way to one.
+fn read(item: &select::Item) -> Option<(Vec<u8>, [u8; 8])> {
+    let (content, target) = match &item.content {
+        Content::File(digest) => (Some(*digest), None),
+        Content::Symlink(target) => (None, Some(target.as_path())),
+        Content::Directory | Content::Special => (None, None),
+        Content::Parent => return None,
+    };
+    let mut hasher = Hasher::new();
+    checksum::add_entry(&mut hasher, Path::new(""), &item.metadata, content, target);
+    Some((item.entry.path().as_os_str().as_encoded_bytes().to_vec(), short(hasher.digest())))
+}
+
+fn short(digest: Digest) -> [u8; 8] {
+    *digest.as_bytes().first_chunk().expect("digests have 32 bytes")
 }
 
 fn add_numbers(hasher: &mut Hasher, numbers: &[u32]) {
@@ -1316,7 +1355,10 @@ mod tests {
             .unwrap();
         let commit = || {
             let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
-            let folder = place.state.snapshots().folder(&plan.commit(&place.state).unwrap().id);
+            let folder = place
+                .state
+                .snapshots()
+                .folder(&plan.commit(&place.state, &Reads::default()).unwrap().id);
             View::layers(vec![folder])
         };
         let file = |view: &View, name: &str| {

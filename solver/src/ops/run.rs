@@ -1,11 +1,13 @@
 //! RUN: a command in a sandbox over the layers of input 0; what it writes is one new layer.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::digest::CacheKey;
 use rbuild_cache::snapshot::{ActiveRoot, SnapshotId, SnapshotterKind};
 
 use crate::error::{Cause, SolveError};
+use crate::evidence::Reads;
 use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
 use crate::key::{self, InputDigest};
 use crate::mount::Mounts;
@@ -83,6 +85,7 @@ impl Worker {
             let name = &op.devices[0].name;
             return Err(Cause::Unsupported(format!("no CDI device `{name}` is known")));
         }
+        self.miss(work, &keys, &digests, None);
         let layer = TreeLayer::Snapshot(self.execute(work, op, &base, &inputs).await?);
         self.record(work, keys.clone(), &layer, &digests).await?;
         Ok(self.came_to(keys, base, layer))
@@ -149,7 +152,7 @@ impl Worker {
             {
                 return Ok(Tree::default().with(snapshot));
             }
-            let snapshot = plan.commit(&state)?;
+            let snapshot = plan.commit(&state, &Reads::default())?;
             let record = rbuild_cache::index::CacheRecord {
                 snapshot: snapshot.id.clone(),
                 content: snapshot.content,
@@ -202,7 +205,10 @@ impl Worker {
             return Err(Cause::OutOfMemory { command, limit, tail: output.tail() });
         }
         if status != ExitStatus::Code(0) {
-            return Err(Cause::Exit { command: shown(&op.args), status, tail: output.tail() });
+            // Asked while what it wrote is still there.
+            let no_room = is_full(state.root());
+            let (command, tail) = (shown(&op.args), output.tail());
+            return Err(Cause::Exit { command, status, tail, no_room });
         }
         let state = state.clone();
         blocking(move || {
@@ -249,6 +255,18 @@ impl Worker {
             resources: self.surroundings.run.resources.clone(),
         })
     }
+}
+
+/// Less room than this, in bytes, is none.
+const NO_ROOM: u64 = 256 * 1024;
+
+/// Whether the disk that `folder` is on is full. A command that finds it so says it in its own words.
+fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|disk| {
+        let no_bytes = disk.f_bavail * disk.f_frsize < NO_ROOM;
+        let no_inodes = disk.f_files > 0 && disk.f_favail == 0;
+        no_bytes || no_inodes
+    })
 }
 
 /// Where programs are looked up when the image does not say (Docker's default).
