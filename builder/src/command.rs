@@ -1,8 +1,11 @@
 //! The commands: one file each, and what they share.
 
 mod build;
+mod cache;
 mod completion;
 mod du;
+mod explain;
+mod filter;
 mod go_template;
 mod history;
 mod images;
@@ -10,6 +13,7 @@ mod inspect;
 mod list_format;
 mod load;
 mod login;
+mod prune;
 mod save;
 mod slim;
 pub(crate) mod table;
@@ -18,6 +22,8 @@ mod transfer;
 use std::fmt::{Display, Write as _};
 use std::future::Future;
 use std::io::{self, Write};
+
+use rbuild_solver::sandbox::namespaces::{self, Identity};
 
 use crate::cli::{Cli, Command, GlobalArgs};
 use crate::error::BuildError;
@@ -42,6 +48,9 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
         Command::Logout(arguments) => login::logout(&cli.global, arguments, environment),
         Command::Slim(arguments) => slim::run(&cli.global, arguments, environment),
         Command::Du(arguments) => du::run(&cli.global, arguments, environment),
+        Command::Prune(arguments) => prune::run(&cli.global, arguments, environment),
+        Command::Explain(arguments) => explain::run(&cli.global, arguments, environment),
+        Command::Cache(arguments) => cache::run(&cli.global, &arguments.command, environment),
         Command::Completion(arguments) => completion::run(arguments),
     }
 }
@@ -49,6 +58,18 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
 /// The settings of a command that builds nothing.
 fn settings(global: &GlobalArgs, environment: &Environment) -> Result<Settings, BuildError> {
     Ok(Settings::new(global, None, environment)?)
+}
+
+/// Lets ordinary users look into and remove what steps made as other users. Comes before there is a
+/// second thread.
+fn become_root() -> Result<Identity, BuildError> {
+    namespaces::become_root().map_err(|error| {
+        let fault = BuildError::fault(&error);
+        match error.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    })
 }
 
 /// Tells developers on stderr what happens inside, if they asked for it with `--debug`.

@@ -145,7 +145,7 @@ impl BuildError {
             | Cause::NotAllowed { .. }
             | Cause::Unsupported(_) => {}
         }
-        if disk_is_full(&*error.cause) {
+        if lacks_room(&error.cause) {
             kind = ErrorKind::Fault;
         }
         Self::new(kind, problem)
@@ -154,7 +154,7 @@ impl BuildError {
     /// Says which disk is full, if that is what lies behind.
     #[must_use]
     pub fn on_full_disk(self, error: &SolveError, state_folder: &Path) -> Self {
-        if !disk_is_full(&*error.cause) {
+        if !lacks_room(&error.cause) {
             return self;
         }
         let folder = state_folder.display();
@@ -365,6 +365,11 @@ impl Excerpt {
 }
 
 /// Whether `error`, or something behind it, is that there was no room for what had to be written.
+/// Whether it failed for want of room: rbuild's own writing, or a command's.
+fn lacks_room(cause: &Cause) -> bool {
+    matches!(cause, Cause::Exit { no_room: true, .. }) || disk_is_full(cause)
+}
+
 fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     let mut behind = Some(error);

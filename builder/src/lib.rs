@@ -1,9 +1,12 @@
 //! Builds container images from Dockerfiles.
 
+pub mod amount;
 pub mod answer;
+pub mod budget;
 pub mod build;
 pub mod cli;
 pub mod command;
+pub mod config;
 pub mod context;
 pub mod epoch;
 pub mod error;
@@ -33,7 +36,7 @@ use rbuild_solver::progress::{EventKind, Reporter};
 pub use stage_size::StageSize;
 
 use crate::answer::Answer;
-use crate::build::{Built, Session};
+use crate::build::{Built, Loaded, Session};
 use crate::error::{BuildError, Problem};
 use crate::export::{Around, Exported, Exporter};
 use crate::image::BuiltImage;
@@ -75,18 +78,43 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
     if let Some(answer) = answer::answer(&session, &loaded).await? {
         return Ok(Outcome { answer: Some(answer), ..Outcome::default() });
     }
-    loop {
-        let built = session.build(&loaded).await?;
-        let exported = export_all(&session, &exporters, &built).await;
-        let Some(remote) = &session.remote else { return exported };
-        match exported {
-            // It may be the fault of what others built: then without.
-            Err(_) if remote.reject_unusable(&built.images).await => {}
-            Err(error) => return Err(error),
-            Ok(outcome) => {
-                remote.finish(&built.images).await.map_err(|error| BuildError::failed(&error))?;
-                return Ok(outcome);
+    let mut outcome = loop {
+        match attempt(&session, &loaded, &exporters).await {
+            // What was damaged is removed: what needs it runs now.
+            Err(error) if session.state.snapshots().found_damage() => {
+                tracing::debug!(%error, "once more, without what was damaged");
+                let task = session.reporter.start("[internal] look at the cache");
+                let message = format!("{error}; once more without it");
+                task.tell(EventKind::Warning { message });
+                task.tell(EventKind::Finished);
             }
+            // Without what others built, which was of no use.
+            Ok(None) => {}
+            Ok(Some(outcome)) => break outcome,
+            Err(error) => return Err(error),
+        }
+    };
+    outcome.names.sort_by_key(ToString::to_string);
+    outcome.names.dedup();
+    keep_budget(&session);
+    Ok(outcome)
+}
+
+/// Builds and exports; `None` when that failed for what others built, which is rejected from now on.
+async fn attempt(
+    session: &Session<'_>,
+    loaded: &Loaded,
+    exporters: &[Box<dyn Exporter>],
+) -> Result<Option<Outcome>, BuildError> {
+    let built = session.build(loaded).await?;
+    let exported = export_all(session, exporters, &built).await;
+    let Some(remote) = &session.remote else { return exported.map(Some) };
+    match exported {
+        Err(_) if remote.reject_unusable(&built.images).await => Ok(None),
+        Err(error) => Err(error),
+        Ok(outcome) => {
+            remote.finish(&built.images).await.map_err(|error| BuildError::failed(&error))?;
+            Ok(Some(outcome))
         }
     }
 }
@@ -119,9 +147,29 @@ async fn export_all(
     for result in &outcome.slim {
         slim::remember(&session.state, outcome.image_id(), result)?;
     }
-    outcome.names.sort_by_key(ToString::to_string);
-    outcome.names.dedup();
     Ok(outcome)
+}
+
+/// Keeps the cache within what `config.toml` allows. The build is done: that this fails is no reason
+/// to call it failed.
+fn keep_budget(session: &Session<'_>) {
+    let settings = &session.request.settings;
+    let now = build::seconds(settings.now);
+    match budget::keep(&session.state, &settings.config.cache, now) {
+        Ok(pruned) if pruned.entries == 0 => {}
+        Ok(budget::Pruned { entries, bytes }) => {
+            let task = session.reporter.start("[internal] keep the cache within its budget");
+            let message = format!("removed {entries} entries, {} freed\n", progress::bytes(bytes));
+            task.tell(EventKind::Output { stream: 1, bytes: message.into() });
+            task.tell(EventKind::Finished);
+        }
+        Err(error) => {
+            let task = session.reporter.start("[internal] keep the cache within its budget");
+            let message = format!("the cache may exceed its budget: {error}");
+            task.tell(EventKind::Warning { message });
+            task.tell(EventKind::Finished);
+        }
+    }
 }
 
 /// The exporters that `request` asks for, their attributes checked.

@@ -28,6 +28,7 @@ use rbuild_solver::mount::{Secret, SshAgent};
 use rbuild_solver::sandbox::resources::Resources;
 
 use crate::cli::{BuildArgs, GlobalArgs};
+use crate::config::{Config, ConfigError};
 use crate::registry::RegistrySettings;
 
 pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
@@ -125,6 +126,8 @@ pub struct Settings {
     pub colors: bool,
     /// Whether stderr shows more than ASCII, as far as the locale says.
     pub unicode: bool,
+    /// What `config.toml` says.
+    pub config: Config,
     /// When rbuild began.
     pub now: SystemTime,
     /// Whether rbuild runs as root.
@@ -260,6 +263,9 @@ pub enum UsageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// `config.toml` cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// No folder to keep the state in.
     #[error("there is no place for the state folder: neither HOME nor XDG_DATA_HOME is set")]
     NoStateFolder,
@@ -282,7 +288,8 @@ impl UsageError {
             | Self::Variable { .. }
             | Self::NotYet(_)
             | Self::Meaningless { .. }
-            | Self::File { .. } => None,
+            | Self::File { .. }
+            | Self::Config(_) => None,
         }
     }
 }
@@ -317,6 +324,7 @@ impl Settings {
                 .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
                 .is_none_or(|locale| locale.to_ascii_lowercase().replace('-', "").contains("utf8"))
                 && environment.text("TERM") != Some("linux"),
+            config: Config::read(environment)?,
             now: environment.now,
             root: environment.root,
             debug: global.debug,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -72,4 +73,29 @@ pub(crate) fn tar_files(tar: impl std::io::Read) -> BTreeMap<String, Vec<u8>> {
         files.insert(name, bytes);
     }
     files
+}
+
+/// The digest of what a folder holds: names, kinds, modes and bytes; no times.
+pub(crate) fn digest_of_tree(folder: &Path) -> String {
+    fn add(folder: &Path, hasher: &mut Sha256) {
+        let mut entries: Vec<_> = fs_err::read_dir(folder).unwrap().map(Result::unwrap).collect();
+        entries.sort_by_key(fs_err::DirEntry::file_name);
+        for entry in entries {
+            let metadata = entry.metadata().unwrap();
+            hasher.update(entry.file_name().as_encoded_bytes());
+            hasher.update(metadata.mode().to_le_bytes());
+            if metadata.is_dir() {
+                add(&entry.path(), hasher);
+            } else if metadata.is_symlink() {
+                let target = fs_err::read_link(entry.path()).unwrap();
+                hasher.update(target.as_os_str().as_encoded_bytes());
+            } else if metadata.is_file() {
+                hasher.update(Sha256::digest(fs_err::read(entry.path()).unwrap()));
+            }
+            hasher.update(b"\n");
+        }
+    }
+    let mut hasher = Sha256::new();
+    add(folder, &mut hasher);
+    hex::encode(hasher.finalize())
 }

@@ -1,9 +1,8 @@
 //! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
 //! that its users have.
 //!
-//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `archive`
-//! and `figure` are the hands; every other module holds
-//! tests. A test that lacks something it needs (root, a program, the network) says so on stderr
+//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `archive`, `figure`
+//! and `soak` are the hands; every other module holds tests. A test that lacks something it needs (root, a program, the network) says so on stderr
 //! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -20,6 +19,7 @@ mod needs;
 mod podman;
 mod rbuild;
 mod registry;
+mod soak;
 mod token_server;
 
 mod archives;
@@ -28,13 +28,19 @@ mod bases;
 mod caching;
 mod calculator;
 mod commands;
+mod crash;
+mod damage;
 mod django;
+mod full_disk;
 mod http_files;
 mod interrupts;
 mod language;
+mod misses;
 mod ordinary_user;
 mod outputs;
+mod parallel;
 mod progress;
+mod pruning;
 mod registries;
 mod registry_auth;
 mod registry_bad_input;
@@ -46,3 +52,5 @@ mod registry_streams;
 mod remote_cache;
 mod resources;
 mod sandbox;
+mod surroundings;
+mod write_order;

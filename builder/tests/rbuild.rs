@@ -133,16 +133,21 @@ impl Run {
         Outcome::of(child)
     }
 
-    /// As started from a terminal: what a shell runs in the background has Ctrl-C ignored, which
-    /// the tests, and then rbuild, would inherit.
-    pub(crate) fn on_terminal(mut self) -> Self {
-        let mut command = Command::new("env");
-        command.arg("--default-signal").arg(self.command.get_program());
+    /// The same by another program, which is given the whole command as its last arguments.
+    pub(crate) fn under(mut self, program: &[&str]) -> Self {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(self.command.get_program());
         command.args(self.command.get_args()).env_clear();
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(self.command.get_current_dir().unwrap()).stdin(Stdio::null());
         self.command = command;
         self
+    }
+
+    /// As started from a terminal: what a shell runs in the background has Ctrl-C ignored, which
+    /// the tests, and then rbuild, would inherit.
+    pub(crate) fn on_terminal(self) -> Self {
+        self.under(&["env", "--default-signal"])
     }
 
     /// Starts it and gives it back running.

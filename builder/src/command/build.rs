@@ -1,7 +1,7 @@
 //! `rbuild build` and `rbuild check`: progress around a build, and what is written when it is done.
 
 use rbuild_solver::progress::Reporter;
-use rbuild_solver::sandbox::namespaces::{self, Identity};
+use rbuild_solver::sandbox::namespaces::Identity;
 
 use rbuild_cache::oci::ImageRef;
 use rbuild_cache::snapshot::SnapshotterKind;
@@ -66,13 +66,7 @@ fn build(mut request: BuildRequest) -> Result<(), BuildError> {
 /// Lets ordinary users own the files of layers and mount them. Comes before the display, since
 /// afterwards this process has more than one thread.
 fn become_root(request: &BuildRequest) -> Result<(), BuildError> {
-    let identity = namespaces::become_root().map_err(|error| {
-        let fault = BuildError::fault(&error);
-        match error.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
-    })?;
+    let identity = super::become_root()?;
     if identity == Identity::Single {
         note(
             request,

@@ -1,0 +1,82 @@
+//! What the tests of faults share: how often they go round, chance that can be repeated, and the work
+//! whose result is known.
+
+use std::path::Path;
+
+use crate::archive::digest_of_tree;
+use crate::rbuild::{Rbuild, Run, context, write};
+
+/// How many rounds a loop makes: `few`, or `RBUILD_ROUNDS` where that is set (`just soak`).
+pub(crate) fn rounds(few: usize) -> usize {
+    std::env::var("RBUILD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Random numbers that are the same each time, unless `RBUILD_SEED` says otherwise.
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new() -> Self {
+        let seed = std::env::var("RBUILD_SEED").ok().and_then(|text| text.parse().ok());
+        Self(seed.unwrap_or(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// A number below `below`.
+    pub(crate) fn below(&mut self, below: u64) -> u64 {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// A context whose build has steps of several kinds, always with the same result.
+pub(crate) struct Work {
+    pub(crate) context: tempfile::TempDir,
+}
+
+const DOCKERFILE: &str = "\
+FROM busybox AS made
+COPY data /data
+RUN mkdir /made && for n in 1 2 3 4; do cat /data/* /data/* > /made/$n; done
+RUN --mount=type=cache,target=/c echo more >> /c/log && echo late > /made/late
+FROM busybox
+COPY --from=made /made /made
+COPY data/0 /zero
+ARG NONCE=0
+RUN cat /made/* /zero | sha256sum > /sum
+";
+
+impl Work {
+    pub(crate) fn new() -> Self {
+        let context = context(&[("Dockerfile", DOCKERFILE)]);
+        for n in 0..60_u32 {
+            let text: String =
+                (0..300).map(|line| format!("{n} {}\n", line * 7919 % 1009)).collect();
+            write(context.path().join(format!("data/{n}")), &text);
+        }
+        Self { context }
+    }
+
+    /// The build, for which every layer and digest is the same on each machine. `nonce` makes the
+    /// last step another one with the same result.
+    pub(crate) fn build(&self, rbuild: &Rbuild, nonce: u64) -> Run {
+        rbuild
+            .build(&self.context)
+            .args(["--build-arg", &format!("NONCE={nonce}")])
+            .env("SOURCE_DATE_EPOCH", "1000000000")
+    }
+
+    /// Builds, which must succeed, and gives the digest of the files of the image.
+    #[track_caller]
+    pub(crate) fn files(&self, rbuild: &Rbuild, nonce: u64) -> String {
+        let out = crate::rbuild::scratch();
+        self.build(rbuild, nonce).output("type=local", out.path()).succeeds();
+        digest_of_tree(out.path())
+    }
+
+    /// The arguments of an archive whose bytes are always the same.
+    pub(crate) fn archive(run: Run, dest: &Path) -> Run {
+        run.output("type=oci,name=sample:v1,rewrite-timestamp=true", dest)
+    }
+}
