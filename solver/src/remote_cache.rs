@@ -111,7 +111,6 @@ pub async fn realize(
         description: remote.name.clone(),
         evidence: serde_json::Value::Null,
         created: result.created,
-        last_used: result.created,
     };
     state.index().insert(&[remote.key], &record)?;
     Ok(snapshot)

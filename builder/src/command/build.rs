@@ -1,7 +1,7 @@
 //! `rbuild build` and `rbuild check`: progress around a build, and what is written when it is done.
 
 use rbuild_solver::progress::Reporter;
-use rbuild_solver::sandbox::namespaces::Identity;
+use rbuild_solver::sandbox::namespaces::{self, Identity};
 
 use rbuild_cache::oci::ImageRef;
 use rbuild_cache::snapshot::SnapshotterKind;

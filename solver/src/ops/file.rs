@@ -493,7 +493,7 @@ impl Plan {
     /// What is read, path by path.
     pub fn reads(&self) -> Reads {
         let mut paths = Vec::new();
-        for step in &self.steps {
+        for (_, step) in &self.steps {
             match step {
                 Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
                     paths.par_extend(selection.items.par_iter().filter_map(read));
