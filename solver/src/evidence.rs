@@ -79,7 +79,7 @@ impl Origin {
                 graph.inputs(id).last().map_or_else(Self::default, |top| Self::of(graph, *top))
             }
             Op::Context(context) => Self { name: context.name.clone(), image: None },
-            Op::Scratch | Op::Http(_) | Op::Git(_) | Op::Run(_) | Op::File(_) => {
+            Op::Scratch | Op::Http(_) | Op::Git(_) | Op::Run(_) | Op::File(_) | Op::Slim(_) => {
                 Self { name: vertex.name.clone(), image: None }
             }
         }

@@ -327,7 +327,6 @@ impl Worker {
             description: format!("rbuild --slim: {what}"),
             evidence: serde_json::json!({ "op": work.vertex.op, "from": slimmed.report.from }),
             created: self.surroundings.now,
-            last_used: self.surroundings.now,
         };
         let records = [
             (runtime, record(&slimmed.runtime, "runtime")),
