@@ -130,15 +130,42 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
+/// Both values, or all that is wrong with either.
+pub(crate) fn both<A, B>(
+    one: Result<A, impl Into<Diagnostics>>,
+    other: Result<B, impl Into<Diagnostics>>,
+) -> Result<(A, B), Diagnostics> {
+    let mut wrong = Diagnostics::default();
+    let (one, other) = (wrong.keep(one), wrong.keep(other));
+    wrong.unless_wrong(one.zip(other))
+}
+
+/// All values, or all that is wrong with any.
+pub(crate) fn all<T>(
+    results: impl IntoIterator<Item = Result<T, Diagnostic>>,
+) -> Result<Vec<T>, Diagnostics> {
+    let mut wrong = Diagnostics::default();
+    let values = results.into_iter().filter_map(|result| wrong.keep(result)).collect();
+    wrong.unless_wrong(Some(values))
+}
+
 impl Diagnostics {
     /// Adds one.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
     }
 
-    /// The value of `result`, or `None` and its error added.
-    pub fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
-        result.map_err(|diagnostic| self.push(diagnostic)).ok()
+    /// The value of `result`, or `None` and its errors added.
+    pub fn keep<T>(&mut self, result: Result<T, impl Into<Self>>) -> Option<T> {
+        result.map_err(|wrong| self.0.extend(wrong.into().0)).ok()
+    }
+
+    /// `value`, unless something is wrong.
+    pub(crate) fn unless_wrong<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if !self.has_errors() => Ok(value),
+            Some(_) | None => Err(self),
+        }
     }
 
     /// Whether nothing can be built.

@@ -27,7 +27,7 @@ pub use healthcheck::{Healthcheck, HealthcheckCommand};
 pub use onbuild::Onbuild;
 pub use run::{Mount, MountType, Run};
 
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::source::Text;
 use crate::syntax::line::Slice;
 use crate::syntax::{BareInstruction, Origin, json};
@@ -89,7 +89,7 @@ pub(crate) enum Parsed {
 }
 
 /// Reads what `bare` says.
-pub(crate) fn parse(bare: &BareInstruction) -> Result<Parsed, Diagnostic> {
+pub(crate) fn parse(bare: &BareInstruction) -> Result<Parsed, Diagnostics> {
     let keyword = bare.origin.keyword.value.to_lowercase();
     let instruction = match keyword.as_str() {
         "from" => return From::parse(bare).map(Parsed::From),
@@ -110,7 +110,7 @@ pub(crate) fn parse(bare: &BareInstruction) -> Result<Parsed, Diagnostic> {
         "user" => Instruction::User(text::parse(bare, "USER")?),
         "volume" => Instruction::Volume(volume::parse(bare)?),
         "workdir" => Instruction::Workdir(text::parse(bare, "WORKDIR")?),
-        _ => return Err(unknown(bare)),
+        _ => return Err(unknown(bare).into()),
     };
     Ok(Parsed::Instruction(instruction))
 }

@@ -284,8 +284,10 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Lowers all stages that are needed, in the order of the Dockerfile.
-    fn run(&mut self) -> Result<(), Diagnostic> {
+    /// Lowers all stages that are needed, in the order of the Dockerfile. An instruction with a
+    /// mistake is left out, and the next one lowered, so that all mistakes are told.
+    fn run(&mut self) -> Result<(), Diagnostics> {
+        let mut wrong = Diagnostics::default();
         let reachable = self.plan.reachable.clone();
         for index in reachable.into_iter().filter(|index| *index < self.dockerfile.stages.len()) {
             if self.plan.stages[index].replaced {
@@ -295,13 +297,13 @@ impl<'a> Lowering<'a> {
             state.index = index;
             let commands = std::mem::take(&mut self.plan.stages[index].commands);
             for command in &commands {
-                self.statement(&mut state, command)?;
+                wrong.keep(self.statement(&mut state, command));
             }
             self.plan.stages[index].commands = commands;
             self.trees[index] = Some(state.vertex);
             self.done[index] = Some(state);
         }
-        Ok(())
+        wrong.unless_wrong(Some(()))
     }
 
     /// How a stage ends: one that was lowered, or one that is a context or an image.

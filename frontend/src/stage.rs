@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rbuild_cache::oci::{ImageRef, Platform};
 
 use crate::check::{self, Checks};
-use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
+use crate::diagnostic::{Diagnostic, Diagnostics, all, did_you_mean};
 use crate::expand::{Env as _, Expansion, Lexer, NoEnv};
 use crate::image_config::ImageConfig;
 use crate::instruction::{Instruction, StageName, Statement};
@@ -170,11 +170,16 @@ impl<'a> Plan<'a> {
             by_name: HashMap::new(),
         };
         planner.check_default_bases(checks);
+        let mut wrong = Diagnostics::default();
         for (index, stage) in dockerfile.stages.iter().enumerate() {
-            planner.add_stage(index, stage, checks)?;
+            wrong.keep(planner.add_stage(index, stage, checks));
         }
-        let target = planner.target()?;
-        planner.read_sources()?;
+        // What is missing is missed by the stages after it.
+        let mut planner = wrong.unless_wrong(Some(planner))?;
+        let mut wrong = Diagnostics::default();
+        let target = wrong.keep(planner.target());
+        wrong.keep(planner.read_sources());
+        let target = wrong.unless_wrong(target)?;
         planner.refuse_cycles()?;
         if let [only] = &mut planner.stages[..] {
             only.shown.clear();
@@ -330,16 +335,18 @@ impl<'a> Planner<'a> {
     }
 
     /// Finds what each `--from` means, now that all stages are known.
-    fn read_sources(&mut self) -> Result<(), Diagnostic> {
+    fn read_sources(&mut self) -> Result<(), Diagnostics> {
+        let mut wrong = Diagnostics::default();
         for index in 0..self.stages.len() {
             let mut commands = std::mem::take(&mut self.stages[index].commands);
             for command in &mut commands {
-                command.sources = self.sources(&command.statement)?;
+                let sources = wrong.keep(self.sources(&command.statement));
+                command.sources = sources.unwrap_or_default();
                 self.note_reads(index, command);
             }
             self.stages[index].commands = commands;
         }
-        Ok(())
+        wrong.unless_wrong(Some(()))
     }
 
     fn note_reads(&mut self, index: StageIndex, command: &Command) {
@@ -435,9 +442,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Checks the names of all images, also of those that are not needed.
-    fn resolve_names(&mut self) -> Result<(), Diagnostic> {
+    fn resolve_names(&mut self) -> Result<(), Diagnostics> {
         let options = self.options;
-        self.stages.iter_mut().try_for_each(|stage| stage.resolve_name(options))
+        all(self.stages.iter_mut().map(|stage| stage.resolve_name(options))).map(drop)
     }
 
     /// Looks up the images of all stages that are needed, and adds their ONBUILD triggers, until

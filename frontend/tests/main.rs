@@ -1,6 +1,8 @@
 //! What a Dockerfile says and what it comes to, as snapshots over `testdata/`, and how it compares.
 
 #[cfg(test)]
+mod cpu_time;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod lower;

@@ -1,7 +1,7 @@
 //! `ADD [flags] source… destination`: COPY that also fetches URLs and unpacks archives.
 
 use super::{Expander, Sources, expand_text};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, both};
 use crate::source::Text;
 use crate::syntax::BareInstruction;
 use crate::syntax::flag::{Flags, Kind};
@@ -28,8 +28,9 @@ pub struct Add {
 }
 
 impl Add {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
-        let paths = Sources::at_least_two(bare, "ADD")?;
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
+        let paths =
+            Sources::at_least_two(bare, "ADD").and_then(|paths| Sources::of(paths, bare, "ADD"));
         let flags = Flags::check(
             &bare.flags,
             &[
@@ -41,9 +42,10 @@ impl Add {
                 ("unpack", Kind::Switch),
                 ("exclude", Kind::Repeated),
             ],
-        )?;
+        );
+        let (sources, flags) = both(paths, flags)?;
         Ok(Self {
-            sources: Sources::of(paths, bare, "ADD")?,
+            sources,
             chown: flags.text("chown"),
             chmod: flags.text("chmod"),
             link: flags.switch("link").unwrap_or(false),

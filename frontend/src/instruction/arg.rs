@@ -1,7 +1,7 @@
 //! `ARG name[=default] …`.
 
 use super::description;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, all};
 use crate::source::Text;
 use crate::syntax::line::Slice;
 use crate::syntax::{BareInstruction, Origin, word};
@@ -26,13 +26,13 @@ pub struct ArgDeclaration {
 
 impl Arg {
     /// Flags are neither known nor refused here, as in BuildKit.
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
         let words = word::words(bare.arguments(), bare.escape);
         if words.is_empty() {
-            return Err(bare.error("ARG requires at least one argument"));
+            return Err(bare.error("ARG requires at least one argument").into());
         }
         let read = |word: Slice<'_>| ArgDeclaration::read(word, &bare.origin);
-        Ok(Self { declarations: words.into_iter().map(read).collect::<Result<_, _>>()? })
+        Ok(Self { declarations: all(words.into_iter().map(read))? })
     }
 }
 

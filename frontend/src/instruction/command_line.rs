@@ -1,7 +1,7 @@
 //! The command of RUN, CMD, ENTRYPOINT and HEALTHCHECK: a line for the shell, or a list of
 //! arguments.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, both};
 use crate::source::Text;
 use crate::syntax::BareInstruction;
 use crate::syntax::flag::Flags;
@@ -19,9 +19,9 @@ pub enum CommandLine {
 
 impl CommandLine {
     /// Reads CMD and ENTRYPOINT.
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
-        Flags::check(&bare.flags, &[])?;
-        Self::read(bare.arguments())
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
+        let flags = Flags::check(&bare.flags, &[]);
+        both(flags, Self::read(bare.arguments())).map(|(_, line)| line)
     }
 
     /// The command that `arguments` are.

@@ -1,7 +1,7 @@
 //! `COPY [flags] source… destination`, and the sources that ADD shares.
 
 use super::{Expander, expand_text, expand_texts, list};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, both};
 use crate::source::Text;
 use crate::syntax::flag::{Flags, Kind};
 use crate::syntax::heredoc::without_leading_tabs;
@@ -49,8 +49,9 @@ pub struct InlineFile {
 }
 
 impl Copy {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
-        let paths = Sources::at_least_two(bare, "COPY")?;
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
+        let paths =
+            Sources::at_least_two(bare, "COPY").and_then(|paths| Sources::of(paths, bare, "COPY"));
         let flags = Flags::check(
             &bare.flags,
             &[
@@ -61,9 +62,10 @@ impl Copy {
                 ("exclude", Kind::Repeated),
                 ("parents", Kind::Switch),
             ],
-        )?;
+        );
+        let (sources, flags) = both(paths, flags)?;
         Ok(Self {
-            sources: Sources::of(paths, bare, "COPY")?,
+            sources,
             from: flags.text("from"),
             chown: flags.text("chown"),
             chmod: flags.text("chmod"),

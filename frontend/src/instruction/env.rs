@@ -1,7 +1,7 @@
 //! `ENV name=value …` and `LABEL name=value …`, and their old form `ENV name value`.
 
 use super::{Expander, expand_text};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, all, both};
 use crate::quote::Quoted;
 use crate::source::Text;
 use crate::syntax::flag::Flags;
@@ -21,19 +21,19 @@ pub struct Pair {
 
 impl Pair {
     /// Reads the pairs of the instruction `keyword`, ENV or LABEL.
-    pub(super) fn parse(bare: &BareInstruction, keyword: &str) -> Result<Vec<Self>, Diagnostic> {
-        let pairs = Self::read(bare.arguments(), bare, keyword)?;
-        Flags::check(&bare.flags, &[])?;
+    pub(super) fn parse(bare: &BareInstruction, keyword: &str) -> Result<Vec<Self>, Diagnostics> {
+        let pairs = Self::read(bare.arguments(), bare, keyword);
+        let (pairs, _) = both(pairs, Flags::check(&bare.flags, &[]))?;
         if pairs.is_empty() {
-            return Err(bare.error(format!("{keyword} requires at least one argument")));
+            return Err(bare.error(format!("{keyword} requires at least one argument")).into());
         }
-        match pairs.iter().find(|pair| pair.name.value.is_empty()) {
-            Some(pair) => {
-                let message = format!("{keyword} names can not be blank");
-                Err(Diagnostic::error(message, pair.name.span.to(pair.value.span)))
+        all(pairs.into_iter().map(|pair| {
+            if !pair.name.value.is_empty() {
+                return Ok(pair);
             }
-            None => Ok(pairs),
-        }
+            let message = format!("{keyword} names can not be blank");
+            Err(Diagnostic::error(message, pair.name.span.to(pair.value.span)))
+        }))
     }
 
     /// The pairs that `arguments` are. Whether the first word has a `=` tells which form it is.
@@ -41,7 +41,7 @@ impl Pair {
         arguments: Slice<'_>,
         bare: &BareInstruction,
         keyword: &str,
-    ) -> Result<Vec<Self>, Diagnostic> {
+    ) -> Result<Vec<Self>, Diagnostics> {
         let words = word::words(arguments, bare.escape);
         match words.first() {
             None => Ok(Vec::new()),
@@ -51,10 +51,11 @@ impl Pair {
                 }
                 (name, None) => {
                     let message = format!("{keyword} must have two arguments");
-                    Err(Diagnostic::error(message, name.span()).label("expected `name=value`"))
+                    let wrong = Diagnostic::error(message, name.span());
+                    Err(wrong.label("expected `name=value`").into())
                 }
             },
-            Some(_) => words.into_iter().map(Self::assignment).collect(),
+            Some(_) => all(words.into_iter().map(Self::assignment)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, both};
 use crate::quote::Quoted;
 use crate::source::Text;
 use crate::syntax::BareInstruction;
@@ -33,16 +33,17 @@ pub struct StageName {
 }
 
 impl From {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
         let words = super::words(bare.arguments());
         let (image, as_keyword, name) = match words.as_slice() {
             [image] => (image, None, None),
             [image, keyword, name] if keyword.as_str().eq_ignore_ascii_case("as") => {
-                (image, Some(keyword.text()), Some(StageName::parse(*name)?))
+                (image, Some(keyword.text()), Some(*name))
             }
-            _ => return Err(bare.error("FROM requires either one or three arguments")),
+            _ => return Err(bare.error("FROM requires either one or three arguments").into()),
         };
-        let flags = Flags::check(&bare.flags, &[("platform", Kind::Single)])?;
+        let flags = Flags::check(&bare.flags, &[("platform", Kind::Single)]);
+        let (name, flags) = both(name.map(StageName::parse).transpose(), flags)?;
         Ok(Self { base: image.text(), name, platform: flags.text("platform"), as_keyword })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::CommandLine;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, all, both};
 use crate::quote::Quoted;
 use crate::source::Text;
 use crate::syntax::BareInstruction;
@@ -36,10 +36,10 @@ pub struct HealthcheckCommand {
 }
 
 impl Healthcheck {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
         let arguments = bare.arguments();
         if arguments.is_empty() {
-            return Err(bare.error("HEALTHCHECK requires at least one argument"));
+            return Err(bare.error("HEALTHCHECK requires at least one argument").into());
         }
         let kind_length =
             arguments.as_str().find(char::is_whitespace).unwrap_or(arguments.as_str().len());
@@ -50,7 +50,7 @@ impl Healthcheck {
             // Flags are not looked at, as in BuildKit.
             if !parsed.is_empty() {
                 let message = "HEALTHCHECK NONE takes no arguments";
-                return Err(Diagnostic::error(message, command.span()));
+                return Err(Diagnostic::error(message, command.span()).into());
             }
             return Ok(Self::None);
         }
@@ -66,19 +66,22 @@ impl Healthcheck {
         )?;
         if name != "CMD" {
             let message = format!("Unknown type {} in HEALTHCHECK (try CMD)", Quoted(&name));
-            return Err(Diagnostic::error(message, kind.span()));
+            return Err(Diagnostic::error(message, kind.span()).into());
         }
         if parsed.is_empty() {
             let message = "Missing command after HEALTHCHECK CMD";
-            return Err(Diagnostic::error(message, kind.span()));
+            return Err(Diagnostic::error(message, kind.span()).into());
         }
+        let names = ["interval", "timeout", "start-period", "start-interval"];
+        let times = all(names.map(|name| interval(&flags, name)));
+        let (times, retries) = both(times, retries(flags.text("retries")))?;
         Ok(Self::Command(HealthcheckCommand {
             command: parsed,
-            interval: interval(&flags, "interval")?,
-            timeout: interval(&flags, "timeout")?,
-            start_period: interval(&flags, "start-period")?,
-            start_interval: interval(&flags, "start-interval")?,
-            retries: retries(flags.text("retries"))?,
+            interval: times[0],
+            timeout: times[1],
+            start_period: times[2],
+            start_interval: times[3],
+            retries,
         }))
     }
 }

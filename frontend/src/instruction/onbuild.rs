@@ -1,7 +1,7 @@
 //! `ONBUILD instruction`: kept in the image, for builds that start from it.
 
 use super::{Pair, list};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::syntax::flag::Flags;
 use crate::syntax::{BareInstruction, Parts, json};
 
@@ -13,21 +13,21 @@ pub struct Onbuild {
 }
 
 impl Onbuild {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
         let trigger = bare.arguments();
         if trigger.is_empty() {
-            return Err(bare.error("ONBUILD requires at least one argument"));
+            return Err(bare.error("ONBUILD requires at least one argument").into());
         }
         let inner = Parts::of(trigger, bare.escape);
         let keyword = inner.keyword.as_str().to_uppercase();
         match keyword.as_str() {
             "ONBUILD" => {
                 let message = "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed";
-                return Err(Diagnostic::error(message, inner.keyword.span()));
+                return Err(Diagnostic::error(message, inner.keyword.span()).into());
             }
             "MAINTAINER" | "FROM" => {
                 let message = format!("{keyword} isn't allowed as an ONBUILD trigger");
-                return Err(Diagnostic::error(message, inner.keyword.span()));
+                return Err(Diagnostic::error(message, inner.keyword.span()).into());
             }
             _ => check_form(&keyword, &inner, bare)?,
         }
@@ -38,14 +38,14 @@ impl Onbuild {
 
 /// Refuses a trigger whose arguments cannot be taken apart. Everything else is found out by those
 /// who build from the image, as in BuildKit.
-fn check_form(keyword: &str, inner: &Parts<'_>, bare: &BareInstruction) -> Result<(), Diagnostic> {
+fn check_form(keyword: &str, inner: &Parts<'_>, bare: &BareInstruction) -> Result<(), Diagnostics> {
     match keyword {
         "ENV" | "LABEL" => Pair::read(inner.arguments, bare, keyword).map(drop),
-        "ADD" | "COPY" | "VOLUME" => list(inner.arguments).map(drop),
-        "CMD" | "ENTRYPOINT" | "RUN" | "SHELL" => json::strings(inner.arguments).map(drop),
+        "ADD" | "COPY" | "VOLUME" => Ok(list(inner.arguments).map(drop)?),
+        "CMD" | "ENTRYPOINT" | "RUN" | "SHELL" => Ok(json::strings(inner.arguments).map(drop)?),
         "HEALTHCHECK" => {
             let (_, command) = inner.arguments.split_blank();
-            command.map_or(Ok(()), |command| json::strings(command).map(drop))
+            Ok(command.map_or(Ok(()), |command| json::strings(command).map(drop))?)
         }
         _ => Ok(()),
     }

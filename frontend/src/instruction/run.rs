@@ -4,7 +4,7 @@ use rbuild_solver::graph::{CacheSharing, Device, NetworkMode, SecurityMode};
 
 use super::{CommandLine, Expander};
 use crate::check::parse_bool;
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::diagnostic::{Diagnostic, Diagnostics, all, did_you_mean};
 use crate::quote::Quoted;
 use crate::source::{Span, Text};
 use crate::syntax::flag::{Flags, Kind};
@@ -81,7 +81,7 @@ pub struct Mount {
 }
 
 impl Run {
-    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostic> {
+    pub(super) fn parse(bare: &BareInstruction) -> Result<Self, Diagnostics> {
         let flags = Flags::check(
             &bare.flags,
             &[
@@ -91,24 +91,33 @@ impl Run {
                 ("security", Kind::Single),
             ],
         )?;
-        let devices = flags.texts("device").iter().map(device).collect::<Result<_, _>>()?;
+        let mut wrong = Diagnostics::default();
+        let devices = wrong.keep(all(flags.texts("device").iter().map(device)));
         let mount_flags = flags.texts("mount");
         let mut mount_sources: Vec<Text> = Vec::new();
-        for source in mount_flags.iter().map(mount_source).collect::<Result<Vec<_>, _>>()? {
+        let sources = wrong.keep(all(mount_flags.iter().map(mount_source)));
+        for source in sources.into_iter().flatten() {
             let known = |known: &Text| source.as_ref().is_none_or(|new| known.value == new.value);
             if !mount_sources.iter().any(known) {
                 mount_sources.extend(source);
             }
         }
-        Ok(Self {
-            command: CommandLine::read(bare.arguments())?,
-            heredocs: bare.heredocs.clone(),
-            mount_flags,
-            mount_sources,
-            network: flags.single("network").map_or(Ok(NetworkMode::default()), network)?,
-            security: flags.single("security").map_or(Ok(SecurityMode::default()), security)?,
-            devices,
-        })
+        let network = flags.single("network").map_or(Ok(NetworkMode::default()), network);
+        let security = flags.single("security").map_or(Ok(SecurityMode::default()), security);
+        let (network, security) = (wrong.keep(network), wrong.keep(security));
+        let command = wrong.keep(CommandLine::read(bare.arguments()));
+        let whole = |command| {
+            Some(Self {
+                command,
+                heredocs: bare.heredocs.clone(),
+                mount_flags,
+                mount_sources,
+                network: network?,
+                security: security?,
+                devices: devices?,
+            })
+        };
+        wrong.unless_wrong(command.and_then(whole))
     }
 
     /// The mounts, with variables in their options expanded.

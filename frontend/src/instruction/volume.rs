@@ -1,17 +1,17 @@
 //! `VOLUME path …`.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Diagnostics, all, both};
 use crate::source::Text;
 use crate::syntax::BareInstruction;
 use crate::syntax::flag::Flags;
 
-pub(super) fn parse(bare: &BareInstruction) -> Result<Vec<Text>, Diagnostic> {
+pub(super) fn parse(bare: &BareInstruction) -> Result<Vec<Text>, Diagnostics> {
     let volumes = super::list(bare.arguments())?;
     if volumes.is_empty() {
-        return Err(bare.error("VOLUME requires at least one argument"));
+        return Err(bare.error("VOLUME requires at least one argument").into());
     }
-    Flags::check(&bare.flags, &[])?;
-    volumes.iter().map(trimmed).collect()
+    let flags = Flags::check(&bare.flags, &[]);
+    both(flags, all(volumes.iter().map(trimmed))).map(|(_, volumes)| volumes)
 }
 
 fn trimmed(volume: &Text) -> Result<Text, Diagnostic> {

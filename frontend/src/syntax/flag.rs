@@ -3,7 +3,9 @@
 //! Follows BuildKit's `parser/split_command.go` and `instructions/bflag.go`.
 
 use super::line::Slice;
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use std::collections::HashSet;
+
+use crate::diagnostic::{Diagnostic, Diagnostics, all, did_you_mean};
 use crate::source::{Span, Text};
 
 /// A flag as it was written, without quotes and escapes.
@@ -32,6 +34,29 @@ impl Flag {
         Self {
             name: Text::new(name.to_owned(), name_span),
             value: value.map(|value| Text::new(value.to_owned(), value_span)),
+        }
+    }
+
+    /// Checks it against the names and kinds in `known`; `again` if one of its name was before.
+    fn check(&self, again: bool, known: &[(&str, Kind)]) -> Result<(), Diagnostic> {
+        let name = self.name.as_str();
+        let wrong = |message: String| Err(Diagnostic::error(message, self.name.span));
+        let bare = name.strip_prefix("--").unwrap_or(name);
+        let Some((_, kind)) = known.iter().find(|(known, _)| *known == bare) else {
+            return Err(unknown(self, bare, known));
+        };
+        if again && *kind != Kind::Repeated {
+            return wrong(format!("duplicate flag specified: {name}"));
+        }
+        match (kind, self.value.as_ref().map(Text::as_str)) {
+            (Kind::Switch, Some("")) | (Kind::Single | Kind::Repeated, None) => {
+                wrong(format!("missing a value on flag: {name}"))
+            }
+            (Kind::Switch, Some(text)) if switch(text).is_none() => {
+                let message = format!("expecting boolean value for flag {name}, not: {text}");
+                Err(Diagnostic::error(message, self.span()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -100,30 +125,15 @@ pub struct Flags<'a> {
 
 impl<'a> Flags<'a> {
     /// Checks `given` against the names (without dashes) and kinds in `known`.
-    pub fn check(given: &'a [Flag], known: &[(&str, Kind)]) -> Result<Self, Diagnostic> {
-        for (i, flag) in given.iter().enumerate() {
-            let name = flag.name.as_str();
-            let wrong = |message: String| Diagnostic::error(message, flag.name.span);
-            let bare = name.strip_prefix("--").unwrap_or(name);
-            let Some((_, kind)) = known.iter().find(|(known, _)| *known == bare) else {
-                return Err(unknown(flag, bare, known));
-            };
-            let again = given[..i].iter().any(|earlier| earlier.name.value == flag.name.value);
-            if again && *kind != Kind::Repeated {
-                return Err(wrong(format!("duplicate flag specified: {name}")));
-            }
-            let value = flag.value.as_ref();
-            match (kind, value.map(Text::as_str)) {
-                (Kind::Switch, Some("")) | (Kind::Single | Kind::Repeated, None) => {
-                    return Err(wrong(format!("missing a value on flag: {name}")));
-                }
-                (Kind::Switch, Some(text)) if switch(text).is_none() => {
-                    let message = format!("expecting boolean value for flag {name}, not: {text}");
-                    return Err(Diagnostic::error(message, flag.span()));
-                }
-                _ => {}
-            }
-        }
+    ///
+    /// # Errors
+    /// What is wrong with each of them.
+    pub fn check(given: &'a [Flag], known: &[(&str, Kind)]) -> Result<Self, Diagnostics> {
+        let mut seen = HashSet::new();
+        all(given.iter().map(|flag| {
+            let again = !seen.insert(flag.name.as_str());
+            flag.check(again, known)
+        }))?;
         Ok(Self { given })
     }
 
@@ -227,8 +237,14 @@ mod tests {
             let known =
                 [("link", Kind::Switch), ("from", Kind::Single), ("exclude", Kind::Repeated)];
             let error = Flags::check(&flags, &known).map(|_| ()).unwrap_err();
-            assert_eq!(error.message, expected, "{text}");
+            let messages: Vec<&str> =
+                error.0.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
+            assert_eq!(messages.join(" "), expected, "{text}");
         };
+        check(
+            "--form=a --from --a",
+            "unknown flag: --form missing a value on flag: --from unknown flag: --a",
+        );
         check("--form=a", "unknown flag: --form");
         check("--from", "missing a value on flag: --from");
         check("--link=", "missing a value on flag: --link");
