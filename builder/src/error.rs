@@ -16,6 +16,7 @@ use rbuild_frontend::diagnostic::{Diagnostic, Severity};
 use rbuild_frontend::source::{Source, Span};
 use rbuild_solver::error::{Cause, SolveError};
 use rbuild_solver::image_source::ImageSourceError;
+use rbuild_solver::ops::file::FileError;
 
 use crate::progress::harmless;
 use crate::registry::RegistryError;
@@ -136,6 +137,9 @@ impl BuildError {
             }
             // A rejected result is solved again without.
             Cause::State(_) | Cause::Canceled | Cause::Rejected { .. } => kind = ErrorKind::Fault,
+            Cause::File(FileError::Ignored(_)) => {
+                problem.hints.push("it is there, but `.dockerignore` leaves it out".to_owned());
+            }
             Cause::DiffId { .. }
             | Cause::File(_)
             | Cause::Http(_)

@@ -44,9 +44,12 @@ use crate::tree::Folder;
 /// Says why files could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// A source that does not exist, or that `.dockerignore` hides.
+    /// A source that does not exist.
     #[error("{0:?}: not found")]
     NotFound(String),
+    /// A source that `.dockerignore` hides.
+    #[error("{0:?}: not found")]
+    Ignored(String),
     /// A destination that leads through something that is no directory.
     #[error("mkdir {}: not a directory", .0.display())]
     NotADirectory(PathBuf),
@@ -163,12 +166,14 @@ pub struct SourceTree {
     view: View,
     /// The name of the context, for its memo of digests; none for trees of the state folder.
     context: Option<String>,
+    /// What there is besides, but ignored.
+    ignored: Option<View>,
 }
 
 impl SourceTree {
     /// A tree of the state folder.
     pub fn tree(view: View) -> Self {
-        Self { view, context: None }
+        Self { view, context: None, ignored: None }
     }
 
     /// A folder of the caller's.
@@ -177,7 +182,24 @@ impl SourceTree {
         // The same context name means another folder in another build.
         let root = folder.root.as_os_str().as_encoded_bytes();
         let context = Digest::of(root).hex();
-        Ok(Self { view: View::folder(folder.root.clone(), ignore), context: Some(context) })
+        let all = || View::folder(folder.root.clone(), PatternMatcher::default());
+        Ok(Self {
+            ignored: (!folder.ignore.is_empty()).then(all),
+            view: View::folder(folder.root.clone(), ignore),
+            context: Some(context),
+        })
+    }
+
+    /// `error`, or that the source which was not found is there, but ignored.
+    fn explained(&self, error: FileError) -> FileError {
+        match (&self.ignored, error) {
+            (Some(all), FileError::NotFound(path))
+                if all.lookup(Path::new(&path)).is_ok_and(|entry| entry.is_some()) =>
+            {
+                FileError::Ignored(path)
+            }
+            (_, error) => error,
+        }
     }
 
     fn memo(&self, state: &StateFolder) -> Result<FileMemo, FileError> {
@@ -318,7 +340,8 @@ fn plan_copy(
     };
     let memo = memos.of(from)?;
     for source in &copy.sources {
-        for found in select::matches(&from.view, source, &options)? {
+        let found = select::matches(&from.view, source, &options);
+        for found in found.map_err(|error| from.explained(error))? {
             if copy.unpack && archive::is_archive(&from.view, &found.root)? {
                 let (digest, metadata) = memo.digest(&from.view, &found.root)?;
                 steps.push(Step::Unpack(Box::new(Archive {
@@ -347,7 +370,8 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
     let options =
         select::Options { exclude: PatternMatcher::default(), parents: false, wildcards: false };
     let Some(entry) = source.view.resolve(Path::new(path))?.entry else {
-        return Err(FileError::NotFound(rbuild_cache::pattern::clean(&format!("/{path}"))));
+        let path = rbuild_cache::pattern::clean(&format!("/{path}"));
+        return Err(source.explained(FileError::NotFound(path)));
     };
     let memo = memos.of(source)?;
     let resolved = entry.absolute_path().to_string_lossy().into_owned();
@@ -376,7 +400,8 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
 /// The checksum of all that is at `path` of `source`, without times.
 pub fn checksum(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Digest, FileError> {
     let memo = source.memo(state)?;
-    let digest = checksum::of_path(&source.view, Path::new(path), &memo)?;
+    let digest = checksum::of_path(&source.view, Path::new(path), &memo);
+    let digest = digest.map_err(|error| source.explained(error.into()))?;
     save(&memo);
     Ok(digest)
 }
@@ -1124,6 +1149,7 @@ mod tests {
         place.ignore = vec!["**/*.txt".into()];
         let error = place.run(vec![FileAction::Copy(copy(&["a.txt"], "/"))]).unwrap_err();
         assert_eq!(error.to_string(), "\"/a.txt\": not found");
+        assert!(matches!(error, FileError::Ignored(_)));
         place.run(vec![FileAction::Copy(copy(&["*.txt", "d"], "/x/"))]).unwrap();
         assert_eq!(show(&place.layer()), "x/ x/c=3");
     }
