@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use rbuild_frontend::check::Warning;
 use rbuild_frontend::diagnostic::{Diagnostic, Diagnostics};
 use rbuild_frontend::source::{Source, Span};
-use rbuild_frontend::{Outline, TargetDescription};
+use rbuild_frontend::{BuildOptions, Dockerfile, Outline, Resolved, TargetDescription};
 use serde_json::{Map, Value, json};
 
 use crate::build::{Loaded, Session};
@@ -49,7 +49,11 @@ pub(crate) async fn answer(
         return Ok(Some(Answer { text, failure: None }));
     }
     let options = session.options(&session.request.platforms[0], contexts);
-    let resolved = session.resolve(dockerfile, &options).await?;
+    let resolved = session.resolve(dockerfile, &options).await;
+    if let (Call::Check(format), Err(error)) = (call, &resolved) {
+        return Ok(Some(check_without_images(format, dockerfile, &options, error)));
+    }
+    let resolved = resolved?;
     let wrong = |diagnostics: Diagnostics| BuildError::dockerfile(&diagnostics.0, source);
     if let Call::Outline(format) = call {
         let outline = rbuild_frontend::outline(dockerfile, &options, &resolved).map_err(wrong)?;
@@ -74,6 +78,40 @@ pub(crate) async fn answer(
         _ => Some(BuildError { kind: ErrorKind::Failed, problems: Vec::new() }),
     };
     Ok(Some(Answer { text, failure }))
+}
+
+/// The answer to `--check` where a stage or an image that the Dockerfile names cannot be had: what
+/// the text alone shows, and that error.
+fn check_without_images(
+    format: CallFormat,
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    error: &BuildError,
+) -> Answer {
+    let source = &dockerfile.source;
+    // What is wrong besides comes of what is missing.
+    let report = rbuild_frontend::check(dockerfile, options, &Resolved::default());
+    let mut warnings = report.map(|report| report.warnings).unwrap_or_default();
+    warnings.sort_by_key(|warning| source.line(warning.span.start));
+    match format {
+        CallFormat::Text => {
+            Answer { text: check_text(&warnings, true, source), failure: Some(error.clone()) }
+        }
+        CallFormat::Json => {
+            let problem = error.problems.first();
+            let mut diagnostic = Diagnostic::error(
+                problem.map_or("", |problem| problem.message.as_str()),
+                Span::default(),
+            );
+            diagnostic.span = problem.and_then(|problem| {
+                let span = &problem.excerpt.as_ref()?.span;
+                Some(Span::new(span.start, span.end))
+            });
+            let text = pretty(&check_json(&warnings, &[diagnostic], source));
+            let failure = BuildError { kind: error.kind, problems: Vec::new() };
+            Answer { text, failure: Some(failure) }
+        }
+    }
 }
 
 fn pretty(value: &Value) -> String {
@@ -133,10 +171,12 @@ fn lines_of(source: &Source, span: Span) -> (usize, usize) {
     (source.line(span.start), source.line(last))
 }
 
-/// A span as BuildKit's `pb.Location`: zeros are left out, as Go leaves them out.
+/// A span as BuildKit's `pb.Location`, a range for each line: zeros are left out, as Go leaves them
+/// out.
 fn location(source: &Source, span: Span) -> Value {
     let (first, last) = lines_of(source, span);
-    json!({ "ranges": [{ "start": { "line": first }, "end": { "line": last } }] })
+    let range = |line| json!({ "start": { "line": line }, "end": { "line": line } });
+    json!({ "ranges": (first..=last).map(range).collect::<Vec<Value>>() })
 }
 
 fn check_json(warnings: &[Warning], errors: &[Diagnostic], source: &Source) -> Value {
@@ -302,7 +342,6 @@ fn columns<const N: usize>(rows: &[[&str; N]], gap: usize) -> String {
 #[cfg(test)]
 mod tests {
     use rbuild_cache::oci::Platform;
-    use rbuild_frontend::{BuildOptions, Resolved};
 
     use super::*;
 

@@ -20,7 +20,7 @@ use rbuild_frontend::{
 };
 use rbuild_solver::Gate;
 use rbuild_solver::error::{Cause, SolveError};
-use rbuild_solver::graph::{Graph, VertexId};
+use rbuild_solver::graph::{Graph, Op, Vertex, VertexId};
 use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::{EventKind, Reporter};
 use rbuild_solver::remote_cache::RemoteCache;
@@ -36,7 +36,7 @@ use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
 use crate::registry::Registry;
 use crate::remote_cache::RemoteCaches;
-use crate::request::{BuildRequest, Call, Entitlement, NamedContextSpec, UsageError};
+use crate::request::{BuildRequest, Call, Entitlement, NamedContextSpec};
 use crate::slim::{self, SlimResult, SlimTarget};
 use crate::stage_size::{self, StageSize};
 
@@ -288,9 +288,13 @@ impl<'a> Session<'a> {
                 });
                 found.map_err(|error| BuildError::failed(&error))
             }
-            EpochSource::Git(_) => {
-                let what = "SOURCE_DATE_EPOCH taken from a git repository".to_owned();
-                Err(UsageError::NotYet(what).into())
+            EpochSource::Git(op) => {
+                let mut graph = Graph::new();
+                let name = "[internal] resolve SOURCE_DATE_EPOCH";
+                let commit = Op::Git(epoch::commit(op));
+                graph.add(Vertex::internal(commit, name), &[]);
+                let view = self.view(&graph, &BTreeMap::new()).await?;
+                epoch::of_commit(&view).map_err(|error| BuildError::fault(&error))
             }
         }
     }

@@ -68,9 +68,9 @@ pub enum ContextError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A kind of context that rbuild is going to have.
-    #[error("{0} is not there yet in this version of rbuild")]
-    NotYet(&'static str),
+    /// `target:` where there are no other targets.
+    #[error("unsupported context source target for {0}")]
+    Target(String),
     /// A context that was fetched cannot be read.
     #[error(transparent)]
     View(#[from] ViewError),
@@ -84,10 +84,13 @@ impl ContextError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoDockerfile(_) => Some("`-f FILE` names a Dockerfile that is called otherwise"),
+            Self::Target(_) => Some(
+                "`target:` names another target of a bake file; a stage of the same Dockerfile is \
+                 named by FROM and `--from` without it",
+            ),
             Self::NotADockerfile { .. }
             | Self::Empty(_)
             | Self::Ignore { .. }
-            | Self::NotYet(_)
             | Self::View(_)
             | Self::Io(_) => None,
         }
@@ -279,7 +282,7 @@ fn named_context(
         }
         NamedContextSpec::Image(image) => NamedContext::Image(image.clone()),
         NamedContextSpec::OciLayout(_) => NamedContext::OciLayout,
-        NamedContextSpec::Target(_) => return Err(ContextError::NotYet("`target:` as context")),
+        NamedContextSpec::Target(_) => return Err(ContextError::Target(name.to_owned())),
         NamedContextSpec::Git(git) => NamedContext::Git(git.clone()),
         NamedContextSpec::Http(url) => NamedContext::Http(url.to_string()),
     })

@@ -1,6 +1,6 @@
 //! The epoch of a build whose `SOURCE_DATE_EPOCH` names where it comes from.
 //!
-//! A file's time is what its server says; where it says nothing, that of the newest file in it, if
+//! A commit's time is its committer's. A file's time is what its server says; where it says nothing, that of the newest file in it, if
 //! it is a tar. Follows `resolveSourceDateEpochFromState` in BuildKit's `dockerfile2llb/epoch.go`.
 
 use std::io::Read;
@@ -8,7 +8,8 @@ use std::io::Read;
 use rbuild_cache::layer::compress::decompress;
 use rbuild_cache::layer::tar_reader::{TarKind, TarReader};
 use rbuild_cache::state::StateFolder;
-use rbuild_solver::graph::HttpOp;
+use rbuild_cache::view::{View, ViewError};
+use rbuild_solver::graph::{GitOp, HttpOp};
 use rbuild_solver::http_source::{Fetched, HttpSource, HttpSourceError};
 use rbuild_solver::progress::Task;
 
@@ -37,6 +38,21 @@ pub enum EpochError {
         /// What it is.
         found: rbuild_cache::digest::Digest,
     },
+}
+
+/// What is checked out to see when the commit of `op` was made: all of it and nothing besides, every
+/// file with the commit's time.
+pub fn commit(op: GitOp) -> GitOp {
+    GitOp { subdir: None, keep_git_dir: false, submodules: false, commit_times: true, ..op }
+}
+
+/// When the commit was made that `view` shows, in seconds; nothing for one without files.
+///
+/// # Errors
+/// When the state folder cannot be read.
+pub fn of_commit(view: &View) -> Result<Option<i64>, ViewError> {
+    let files = view.children(&view.root()?)?;
+    Ok(files.first().map(|file| file.metadata().modified.seconds))
 }
 
 /// When the file of `op` was last changed, in seconds; nothing where neither its server nor its

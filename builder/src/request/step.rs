@@ -142,7 +142,11 @@ fn extra_host(text: &str) -> Result<(String, String), UsageError> {
         return Err(wrong("a host's name holds no blanks"));
     }
     if address == "host-gateway" {
-        return Err(UsageError::NotYet("the address `host-gateway`".into()));
+        // As buildx says where the builder is no daemon with a bridge of its own.
+        return Err(wrong(
+            "unable to derive the IP value for host-gateway: there is no bridge between steps and \
+             this machine; a step with `--network=host` reaches it at 127.0.0.1",
+        ));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let address = bare.unwrap_or(address);

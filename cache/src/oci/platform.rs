@@ -1,7 +1,7 @@
 //! Platforms: parsed from `os[(version+feature)][/arch[/variant]]`, normalised and matched as
 //! containerd's `platforms` does.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -285,7 +285,8 @@ fn encoded(text: &str) -> String {
     for c in text.chars() {
         match c {
             '%' | '+' | '(' | ')' | '/' => {
-                out.push_str(&format!("%{:02X}", u32::from(c)));
+                // Writing to a string cannot fail.
+                let _ = write!(out, "%{:02X}", u32::from(c));
             }
             c => out.push(c),
         }
