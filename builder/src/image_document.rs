@@ -49,7 +49,7 @@ pub enum DocumentError {
     #[error("there is no image for `{wanted}` in it, only for {}", .found.join(", "))]
     Platform {
         /// The platform that was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is, each in backticks.
         found: Vec<String>,
     },
@@ -231,7 +231,7 @@ pub fn choose<'a>(
         if found.is_empty() {
             found.push("nothing".to_owned());
         }
-        DocumentError::Platform { wanted: platform.clone(), found }
+        DocumentError::Platform { wanted: Box::new(platform.clone()), found }
     })
 }
 

@@ -11,3 +11,8 @@ pub(crate) fn spent() -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap())
 }
+
+/// The time that the calling thread has spent since `start`.
+pub(crate) fn since(start: Duration) -> Duration {
+    spent().saturating_sub(start)
+}

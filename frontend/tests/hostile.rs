@@ -21,7 +21,7 @@ fn read(text: &str) -> (usize, usize, Option<String>) {
     let first = diagnostics.0.first().map(|diagnostic| diagnostic.message.clone());
     diagnostics.render(&dockerfile.source);
     Checks::default().dockerfile(&dockerfile);
-    let took = cpu_time::spent() - start;
+    let took = cpu_time::since(start);
     assert!(took < SOON, "{took:?}");
     let instructions = dockerfile.stages.iter().map(|stage| stage.statements.len()).sum();
     (dockerfile.stages.len(), instructions, first)
@@ -76,7 +76,7 @@ fn deep_nesting() {
     let nested = "${a:-".repeat(50_000) + "x" + &"}".repeat(50_000);
     let expanded = Lexer::new('\\').expand(&nested, &NoEnv).map(|expansion| expansion.result);
     assert_eq!(expanded, Ok("x".to_owned()));
-    assert!(cpu_time::spent() - start < SOON);
+    assert!(cpu_time::since(start) < SOON);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn ten_thousand_stages() {
     let last = "FROM scratch AS s10000\n";
     let text = (0..10_000).map(backwards).collect::<String>() + last + "FROM s0\n";
     assert!(lowered(text).is_err());
-    let took = cpu_time::spent() - start;
+    let took = cpu_time::since(start);
     assert!(took < std::time::Duration::from_mins(1), "{took:?}");
 }
 
@@ -99,7 +99,7 @@ fn a_hundred_thousand_instructions() {
     for line in ["RUN true $A\n", "ENV A=$A\n", "COPY $A /$A/\n", "EXPOSE $A\n", "CMD $A\n"] {
         assert_eq!(lowered(line), 100_001, "{line}");
     }
-    let took = cpu_time::spent() - start;
+    let took = cpu_time::since(start);
     assert!(took < std::time::Duration::from_mins(1), "{took:?}");
 }
 
