@@ -437,7 +437,8 @@ impl<'a> Closure<'a> {
     fn keep_named(&mut self, id: FileId, path: &str) {
         let found = self.files.resolve(Path::new(path));
         let Some(file) = found.file else { return };
-        if self.is_kept(file) || self.partition.origin(file) == Origin::Junk {
+        let is_known = self.is_kept(file) && !self.files.is_directory(file);
+        if is_known || self.partition.origin(file) == Origin::Junk {
             return;
         }
         if is_never_named(&self.files.text(file)) {

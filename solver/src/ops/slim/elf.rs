@@ -284,8 +284,106 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A small ELF file for x86-64: a header, one segment that loads all of it, what is dynamic in
+    /// it, and no list of sections.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(in crate::ops::slim) struct Program<'a> {
+        pub(in crate::ops::slim) interpreter: &'a str,
+        pub(in crate::ops::slim) needed: &'a [&'a str],
+        pub(in crate::ops::slim) run_path: &'a str,
+        pub(in crate::ops::slim) imports: &'a [&'a str],
+        /// Texts among its data.
+        pub(in crate::ops::slim) data: &'a [&'a str],
+    }
+
+    impl Program<'_> {
+        pub(in crate::ops::slim) fn bytes(&self) -> Vec<u8> {
+            let mut strings = vec![0];
+            let mut string = |text: &str| {
+                let at = strings.len() as u64;
+                strings.extend(text.as_bytes());
+                strings.push(0);
+                at
+            };
+            let needed: Vec<u64> = self.needed.iter().map(|name| string(name)).collect();
+            let imports: Vec<u64> = self.imports.iter().map(|name| string(name)).collect();
+            let run_path = (!self.run_path.is_empty()).then(|| string(self.run_path));
+            let count = 2 + usize::from(!self.interpreter.is_empty());
+            let interpreter_at = 64 + 56 * count as u64;
+            let dynamic_at = interpreter_at + self.interpreter.len() as u64 + 1;
+            let entries = needed.len() + usize::from(run_path.is_some()) + 3;
+            let symbols_at = dynamic_at + 16 * entries as u64;
+            let strings_at = symbols_at + 24 * (imports.len() as u64 + 1);
+            let mut body = self.interpreter.as_bytes().to_vec();
+            body.push(0);
+            let mut entry = |tag: i64, value: u64| {
+                body.extend(tag.to_le_bytes());
+                body.extend(value.to_le_bytes());
+            };
+            needed.iter().for_each(|at| entry(elf::DT_NEEDED, *at));
+            run_path.iter().for_each(|at| entry(elf::DT_RUNPATH, *at));
+            entry(elf::DT_STRTAB, strings_at);
+            entry(elf::DT_SYMTAB, symbols_at);
+            entry(elf::DT_NULL, 0);
+            body.extend([0; 24]);
+            for name in imports {
+                body.extend(u32::try_from(name).unwrap().to_le_bytes());
+                body.extend([0x12, 0, 0, 0]);
+                body.extend([0; 16]);
+            }
+            body.extend(&strings);
+            for text in self.data {
+                body.extend(text.as_bytes());
+                body.push(0);
+            }
+            let size = interpreter_at + body.len() as u64;
+            let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+            bytes.extend([3, 0, 62, 0, 1, 0, 0, 0]);
+            for number in [0_u64, 64, 0] {
+                bytes.extend(number.to_le_bytes());
+            }
+            bytes.extend([0; 4]);
+            let count = u16::try_from(count).unwrap();
+            for number in [64_u16, 56, count, 0, 0, 0] {
+                bytes.extend(number.to_le_bytes());
+            }
+            let mut segment = |kind: u32, at: u64, size: u64| {
+                bytes.extend(kind.to_le_bytes());
+                bytes.extend(4_u32.to_le_bytes());
+                for number in [at, at, at, size, size, 1] {
+                    bytes.extend(number.to_le_bytes());
+                }
+            };
+            segment(1, 0, size);
+            segment(2, dynamic_at, 16 * entries as u64);
+            if !self.interpreter.is_empty() {
+                segment(3, interpreter_at, self.interpreter.len() as u64 + 1);
+            }
+            bytes.extend(body);
+            bytes
+        }
+    }
+
+    #[test]
+    fn a_small_program_says_what_it_needs() {
+        let program = Program {
+            interpreter: "/lib64/ld-linux-x86-64.so.2",
+            needed: &["libssl.so.3", "libc.so.6"],
+            run_path: "$ORIGIN/../lib:/opt/lib",
+            imports: &["iconv_open", "printf"],
+            data: &["/usr/lib/ssl", "libidn2.so.0", "PATH=/a:/b/c"],
+        };
+        let elf = parse(&program.bytes()).unwrap();
+        assert_eq!(elf.interpreter.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert_eq!(elf.needed, ["libssl.so.3", "libc.so.6"]);
+        assert_eq!(elf.library_path, ["$ORIGIN/../lib", "/opt/lib"]);
+        assert_eq!(elf.imports, BTreeSet::from(["iconv_open"]));
+        assert!(elf.paths.contains("/usr/lib/ssl") && elf.paths.contains("/b/c"));
+        assert!(elf.library_names.contains("libidn2.so.0"));
+    }
 
     #[test]
     fn the_functions_are_sorted() {

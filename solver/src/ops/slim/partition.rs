@@ -13,6 +13,7 @@ use rbuild_cache::view::ViewError;
 
 use super::files::{FileId, Files};
 use super::package::{PackageId, Packages, Sum};
+use super::python;
 
 /// Whose a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +193,10 @@ impl Partition {
         let mut partition = Self { origins };
         partition.find_changed(files, packages)?;
         partition.take_compiled(files);
+        let unused = python::unused_installers(files, |id| partition.is_users(id))?;
+        for id in unused {
+            partition.origins[id.index()] = Origin::Junk;
+        }
         Ok(partition)
     }
 

@@ -2,12 +2,14 @@
 //! modules a program imports cannot be told from outside. Left out is what no program runs: tests,
 //! the editor, the Tk demos, the 2to3 grammar, the installer of pip.
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use rayon::prelude::*;
 use rbuild_cache::view::ViewError;
 
 use super::closure::Closure;
-use super::files::FileId;
+use super::files::{FileId, Files};
 use super::partition::Origin;
 use super::reason::Why;
 
@@ -99,9 +101,141 @@ fn keep_packages(closure: &mut Closure<'_>, id: FileId, why: &Why) {
     }
 }
 
+/// What installs packages, and what only that needs: found in every virtual environment, and of no
+/// use in an image unless something of the application imports it.
+const INSTALLERS: &[(&str, &[&str])] = &[
+    ("pip", &["pip"]),
+    ("wheel", &["wheel"]),
+    ("setuptools", &["setuptools", "pkg_resources", "distutils", "_distutils_hack"]),
+];
+
+/// The user's files that install Python packages and that nothing else imports.
+pub(super) fn unused_installers(
+    files: &Files,
+    is_users: impl Fn(FileId) -> bool + Sync,
+) -> Result<Vec<FileId>, ViewError> {
+    let packages: Vec<FileId> = files
+        .ids()
+        .filter(|id| files.is_directory(*id) && is_users(*id))
+        .filter(|id| ["site-packages", "dist-packages"].contains(&files.name(*id)))
+        .collect();
+    let all: Vec<&str> = INSTALLERS.iter().flat_map(|(_, modules)| *modules).copied().collect();
+    let of_installers: Vec<FileId> = packages
+        .iter()
+        .flat_map(|folder| files.get(*folder).children.clone())
+        .filter(|id| all.contains(&module(files.name(*id))))
+        .collect();
+    if of_installers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let inside: HashSet<FileId> =
+        of_installers.iter().flat_map(|folder| files.below(*folder)).collect();
+    let scripts: Vec<FileId> = files
+        .ids()
+        .filter(|id| is_users(*id) && files.is_file(*id) && !inside.contains(id))
+        .filter(|id| files.name(*id).ends_with(".py") || files.name(*id).ends_with(".pyx"))
+        .collect();
+    let imported: HashSet<&str> = scripts
+        .par_iter()
+        .map(|id| Ok(imports_of(&files.read_file(*id)?.unwrap_or_default(), &all)))
+        .collect::<Result<Vec<_>, ViewError>>()?
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut unused = Vec::new();
+    for (installer, modules) in INSTALLERS {
+        if modules.iter().any(|module| imported.contains(module)) {
+            continue;
+        }
+        for id in &of_installers {
+            if modules.contains(&module(files.name(*id))) {
+                unused.extend(files.below(*id));
+            }
+        }
+        for folder in &packages {
+            unused.extend(programs_of(files, *folder, installer).filter(|id| is_users(*id)));
+        }
+    }
+    unused.retain(|id| is_users(*id));
+    Ok(unused)
+}
+
+/// `pip` of `pip`, `pip-23.0.dist-info`, `distutils` of `distutils-precedence.pth`.
+fn module(name: &str) -> &str {
+    let is_about = [".dist-info", ".egg-info", ".pth"].iter().any(|ending| name.ends_with(ending));
+    if is_about { name.split('-').next().unwrap_or(name) } else { name }
+}
+
+/// `pip`, `pip3`, `pip3.11` in the folder of programs beside the folder of packages.
+fn programs_of(
+    files: &Files,
+    packages: FileId,
+    installer: &str,
+) -> impl Iterator<Item = FileId> + use<> {
+    // ENVIRONMENT/lib/python3.11/site-packages
+    let environment = (0..3).fold(packages, |folder, _| files.get(folder).parent);
+    let programs = files.child(environment, "bin".as_ref());
+    let mut found = Vec::new();
+    for id in programs.map(|bin| files.get(bin).children.clone()).unwrap_or_default() {
+        let rest = files.name(id).strip_prefix(installer);
+        if rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit() || b == b'.')) {
+            found.push(id);
+        }
+    }
+    found.into_iter()
+}
+
+/// Which of `modules` the script imports.
+fn imports_of<'a>(script: &[u8], modules: &[&'a str]) -> Vec<&'a str> {
+    let text = String::from_utf8_lossy(script);
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let line = line.trim_start();
+        let Some(rest) = line.strip_prefix("import ").or_else(|| line.strip_prefix("from ")) else {
+            // Modules that are imported by name.
+            let is_named =
+                |module: &&&str| line.contains("import_module") && line.contains(**module);
+            found.extend(modules.iter().filter(is_named));
+            continue;
+        };
+        for name in rest.split(',') {
+            let name = name.trim().split(['.', ' ']).next().unwrap_or_default();
+            found.extend(modules.iter().filter(|module| **module == name));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::TestTree;
     use super::*;
+
+    #[test]
+    fn installers_are_left_out_unless_they_are_imported() {
+        let check = |script: &str, dropped: &[&str]| {
+            let tree = TestTree::new(&[
+                ("venv/bin/pip3", ""),
+                ("venv/bin/serve", ""),
+                ("venv/lib/python3.11/site-packages/pip/__init__.py", "import setuptools"),
+                ("venv/lib/python3.11/site-packages/pip-23.dist-info/METADATA", ""),
+                ("venv/lib/python3.11/site-packages/setuptools/__init__.py", ""),
+                ("venv/lib/python3.11/site-packages/distutils-precedence.pth", ""),
+                ("app/main.py", script),
+            ]);
+            let files = tree.files();
+            let unused = unused_installers(&files, |_| true).unwrap();
+            let unused = unused.into_iter().filter(|id| files.is_file(*id));
+            let names: Vec<String> = unused.map(|id| files.name(id).to_owned()).collect();
+            assert_eq!(names, dropped, "{script}");
+        };
+        check(
+            "import os\n# import pip",
+            &["__init__.py", "METADATA", "pip3", "distutils-precedence.pth", "__init__.py"],
+        );
+        check("try:\n    import pkg_resources", &["__init__.py", "METADATA", "pip3"]);
+        check("from pip._internal import x", &["distutils-precedence.pth", "__init__.py"]);
+    }
 
     #[test]
     fn names_of_interpreters() {

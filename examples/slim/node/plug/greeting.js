@@ -1,0 +1,1 @@
+exports.text = () => "late, but here";
