@@ -2,13 +2,14 @@
 # usage: testdata/packages.sh PROGRAM...
 #
 # Installs what is missing of these programs, from Debian's packages, and Rust from rustup.
+# docker.io is there for `--load`, whose tests start its `dockerd` with a root of its own.
 # Does nothing where everything is there; asks for root (or sudo) only to install.
 set -euo pipefail
 
 declare -A package=(
   [cc]="gcc libc6-dev" [curl]="curl ca-certificates" [python3]=python3 [git]=git [openssl]=openssl
   [busybox]=busybox-static [mmdebstrap]=mmdebstrap [docker-registry]=docker-registry
-  [skopeo]=skopeo [umoci]=umoci [podman]=podman [runc]=runc [buildah]=buildah [setpriv]=util-linux
+  [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [runc]=runc [buildah]=buildah [setpriv]=util-linux
   [newuidmap]=uidmap [pasta]=passt
 )
 

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 use futures::future::try_join_all;
+use rbuild_cache::digest::Digest;
 use rbuild_cache::index::Journal;
 use rbuild_cache::oci::Platform;
 use rbuild_cache::state::StateFolder;
@@ -34,6 +35,7 @@ use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::http::HttpFiles;
 use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
+use crate::provenance::{self, Provenance};
 use crate::registry::Registry;
 use crate::remote_cache::RemoteCaches;
 use crate::request::{BuildRequest, Call, Entitlement, NamedContextSpec};
@@ -78,6 +80,8 @@ pub struct Session<'a> {
     pub remote: Option<Arc<RemoteCaches>>,
     /// Who is told.
     pub reporter: Reporter,
+    /// When the build began.
+    started: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -104,7 +108,7 @@ impl<'a> Session<'a> {
             Call::Build => RemoteCaches::new(request, &images, &reporter),
             Call::Check(_) | Call::Outline(_) | Call::Targets(_) => None,
         };
-        Ok(Self { request, state, registry, images, remote, reporter })
+        Ok(Self { request, state, registry, images, remote, reporter, started: Instant::now() })
     }
 
     /// Opens the contexts and reads the Dockerfile; all that is wrong with it is said at once.
@@ -123,6 +127,7 @@ impl<'a> Session<'a> {
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
         let mut slims: Vec<Option<SlimTarget>> = Vec::new();
+        let mut roots = BTreeMap::new();
         for platform in &self.request.platforms {
             let options = self.options(platform, contexts);
             let resolved = self.resolve(dockerfile, &options).await?;
@@ -132,6 +137,7 @@ impl<'a> Session<'a> {
             let slim = slim::target(&self.request.slim, source, platform, &one, &mut graph)?;
             slims.push(slim);
             lowered.push((platform.clone(), one));
+            roots.extend(resolved.images().map(|image| (image.manifest, image.digest)));
         }
         let warnings = warnings(lowered.iter().map(|(_, one)| one), &dockerfile.source);
         let full: Vec<VertexId> = lowered.iter().map(|(_, one)| one.target).collect();
@@ -145,7 +151,8 @@ impl<'a> Session<'a> {
         let mut surroundings = self.surroundings(&contexts.folders, proxies)?;
         surroundings.arguments = dockerfile.argument_names();
         surroundings.remote = self.remote.clone().map(|remote| remote as Arc<dyn RemoteCache>);
-        let solved = solve_without_rejected(Arc::new(graph), &targets, Arc::new(surroundings));
+        let graph = Arc::new(graph);
+        let solved = solve_without_rejected(Arc::clone(&graph), &targets, Arc::new(surroundings));
         let mut trees = solved.await.map_err(|error| {
             BuildError::solve(&error, &dockerfile.source)
                 .on_full_disk(&error, &self.request.settings.state_folder)
@@ -162,6 +169,9 @@ impl<'a> Session<'a> {
             StageSize::of(name, tree, &self.state)
         });
         let sizes = sizes.chain(of_images).collect();
+        let provenance =
+            lowered.iter().map(|(_, one)| self.provenance(&graph, one, &dockerfile.source, &roots));
+        let provenance = provenance.collect::<Result<Vec<_>, _>>()?;
         let image = |(platform, lowered): &(Platform, Lowered), tree: &Tree| BuiltImage {
             platform: platform.clone(),
             config: lowered.config.clone(),
@@ -169,6 +179,7 @@ impl<'a> Session<'a> {
             epoch: lowered.epoch,
             tree: tree.clone(),
             inline: inline.clone(),
+            provenance: None,
         };
         let mut built = Built {
             images: lowered.iter().zip(&trees).map(|(one, tree)| image(one, tree)).collect(),
@@ -177,6 +188,9 @@ impl<'a> Session<'a> {
             slim: Vec::new(),
             full: Vec::new(),
         };
+        for (image, provenance) in built.images.iter_mut().zip(provenance) {
+            image.provenance = provenance;
+        }
         for (position, target) in slims.iter().enumerate() {
             let Some(target) = target else { continue };
             let (request, of_platform) = (&self.request.slim, &mut built.images[position]);
@@ -186,6 +200,28 @@ impl<'a> Session<'a> {
             built.full.push(image(&lowered[position], &full[position]));
         }
         Ok(built)
+    }
+
+    /// How one image was built, if that is asked for.
+    fn provenance(
+        &self,
+        graph: &Graph,
+        lowered: &Lowered,
+        dockerfile: &Source,
+        images: &BTreeMap<Digest, Digest>,
+    ) -> Result<Option<Provenance>, BuildError> {
+        let Some(wanted) = &self.request.provenance else { return Ok(None) };
+        let build = provenance::Subject {
+            request: self.request,
+            graph,
+            target: lowered.target,
+            dockerfile,
+            images,
+            epoch: lowered.epoch,
+            elapsed: self.started.elapsed(),
+        };
+        let provenance = Provenance::of(&build, wanted, &self.state);
+        provenance.map(Some).map_err(|error| BuildError::failed(&error))
     }
 
     async fn contexts(&self) -> Result<Contexts, BuildError> {

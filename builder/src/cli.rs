@@ -139,6 +139,9 @@ pub struct InspectArgs {
     /// `json`, or a Go template: `{{json .Config.Env}}`
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Show instead how they were built, as far as they say so
+    #[arg(long)]
+    pub provenance: bool,
 }
 
 /// `rbuild history`
@@ -609,13 +612,14 @@ pub struct BuildArgs {
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
 
-    /// Attestations about the build
-    #[arg(long, hide = true)]
+    /// Statement about the build, kept with the image: type=provenance[,mode=min|max]
+    #[arg(long, value_name = "ATTESTATION", help_heading = "Where it goes")]
     pub attest: Vec<String>,
-    /// Provenance: --attest=type=provenance
+    /// Say with the image how it was built: mode=min, mode=max, true or false [default: false]
     #[arg(
         long,
-        hide = true,
+        value_name = "mode=…",
+        help_heading = "Where it goes",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true"

@@ -8,6 +8,7 @@ mod archive;
 mod attributes;
 mod destination;
 mod docker;
+mod engine;
 mod filesystem;
 mod image;
 mod layout;

@@ -5,6 +5,8 @@
 //! the blobs that they are, and need not even be here; the layers of steps are packed and
 //! compressed once, however many exporters ask.
 
+mod attestation;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::index::IndexError;
 use rbuild_cache::layer::{self, Compression, LayerError};
-use rbuild_cache::oci::{Descriptor, Index, Manifest, MediaType, Platform};
+use rbuild_cache::oci::{Descriptor, ImageRef, Index, Manifest, MediaType, Platform};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
@@ -29,8 +31,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::image_source::Images;
 use crate::layer_arrival;
+use crate::provenance::Provenance;
 use crate::remote_cache::inline::{self, InlineKeys};
 use crate::request::{Annotation, AnnotationSubject};
+
+pub use attestation::{Attestation, AttestationPlace};
 
 /// How many layers are packed, or fetched, at once. Packing uses all cores by itself; what is
 /// gained by more is that disk and network don't wait.
@@ -49,6 +54,8 @@ pub struct BuiltImage {
     pub epoch: Option<i64>,
     /// Its files.
     pub tree: Tree,
+    /// How it was built, if that is to be said.
+    pub provenance: Option<Provenance>,
     /// What its config says of the steps that made its layers (`--cache-to type=inline`).
     pub inline: Option<Arc<InlineKeys>>,
 }
@@ -75,6 +82,7 @@ pub(crate) struct StepBlob {
 
 /// How an image is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an attribute of its own")]
 pub struct ImageOptions {
     /// How new layers are compressed.
     pub compression: Compression,
@@ -90,6 +98,17 @@ pub struct ImageOptions {
     pub epoch: Option<i64>,
     /// When layers of which that is not known were made, in seconds since the epoch.
     pub now: i64,
+    /// What statements about the image call it.
+    pub names: Vec<ImageRef>,
+    /// Where they stand.
+    pub attestations: AttestationPlace,
+    /// Statements that are for images alone stand there too.
+    pub inline_attestations: bool,
+    /// The manifest of statements is one of an artifact, with the image as its subject, and not one
+    /// of an image for no platform.
+    pub oci_artifact: bool,
+    /// Layers of base images that are to be had elsewhere only stay so.
+    pub prefer_nondistributable: bool,
 }
 
 /// Is given each layer that has to be compressed, as it begins.
@@ -111,6 +130,8 @@ pub struct WrittenImage {
     pub locations: HashMap<Digest, String>,
     /// Results of elsewhere that nobody has unpacked yet.
     pub unchecked: HashMap<Digest, DiffId>,
+    /// Statements about it that are in no index.
+    pub referrers: Vec<Attestation>,
 }
 
 /// Says why an image could not be written.
@@ -142,6 +163,9 @@ pub enum ImageError {
         /// What is missing.
         reason: &'static str,
     },
+    /// Docker's media types have no place for statements.
+    #[error("provenance cannot be kept with `oci-mediatypes=false`")]
+    Provenance,
     /// A thread ended without a result.
     #[error("a thread that exported a layer panicked")]
     Panicked,
@@ -173,20 +197,57 @@ pub async fn write_watched(
     for image in built {
         written.push(write_one(images, image, options, watcher.as_ref(), task).await?);
     }
-    if let [_] = built {
-        return Ok(written.remove(0));
+    let mut attestations = attestations(images.state(), built, &written, options, task)?;
+    let referrers = match options.attestations {
+        AttestationPlace::Index => Vec::new(),
+        AttestationPlace::Referrer => std::mem::take(&mut attestations),
+    };
+    let mut written = if built.len() == 1 && attestations.is_empty() {
+        written.remove(0)
+    } else {
+        combine(images.state(), written, attestations, options, task)?
+    };
+    written.referrers = referrers;
+    Ok(written)
+}
+
+/// What is said of each image.
+fn attestations(
+    state: &StateFolder,
+    built: &[BuiltImage],
+    written: &[WrittenImage],
+    options: &ImageOptions,
+    task: &Task,
+) -> Result<Vec<Attestation>, ImageError> {
+    let mut attestations = Vec::new();
+    for (built, written) in built.iter().zip(written) {
+        let Some(provenance) = said(built, options) else { continue };
+        let attestation = attestation::write(state, provenance, written, &built.platform, options)?;
+        let digest = attestation.descriptor.digest;
+        task.tell(EventKind::Result { what: "attestation manifest".into(), digest });
+        attestations.push(attestation);
     }
-    combine(images.state(), written, options, task)
+    Ok(attestations)
+}
+
+/// The provenance that goes into an image.
+fn said<'a>(built: &'a BuiltImage, options: &ImageOptions) -> Option<&'a Provenance> {
+    built.provenance.as_ref().filter(|one| options.inline_attestations || !one.inline_only)
 }
 
 fn check_annotations(built: &[BuiltImage], options: &ImageOptions) -> Result<(), ImageError> {
+    let says = built.iter().any(|built| said(built, options).is_some());
+    if says && options.docker_types {
+        return Err(ImageError::Provenance);
+    }
+    let is_index = built.len() > 1 || (says && options.attestations == AttestationPlace::Index);
     for annotation in &options.annotations {
         let wrong = |reason| Err(ImageError::Annotation { key: annotation.key.clone(), reason });
         let of_index = matches!(
             annotation.subject,
             AnnotationSubject::Index | AnnotationSubject::IndexDescriptor
         );
-        if of_index && built.len() == 1 {
+        if of_index && !is_index {
             return wrong("an image for a single platform has no index");
         }
         if options.docker_types && annotation.subject != AnnotationSubject::Manifest {
@@ -200,7 +261,7 @@ fn check_annotations(built: &[BuiltImage], options: &ImageOptions) -> Result<(),
     Ok(())
 }
 
-fn annotations(
+fn annotated(
     options: &ImageOptions,
     subject: AnnotationSubject,
     platform: Option<&Platform>,
@@ -247,7 +308,7 @@ async fn write_one(
         media_type: Some(types.0.clone()),
         config: config_descriptor.clone(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
-        annotations: annotations(options, AnnotationSubject::Manifest, Some(&built.platform)),
+        annotations: annotated(options, AnnotationSubject::Manifest, Some(&built.platform)),
     };
     let manifest = manifest_bytes(&manifest);
     let state = images.state();
@@ -256,7 +317,7 @@ async fn write_one(
     let mut root = Descriptor::of(types.0, &manifest);
     root.platform = Some(built.platform.clone());
     root.annotations =
-        annotations(options, AnnotationSubject::ManifestDescriptor, Some(&built.platform));
+        annotated(options, AnnotationSubject::ManifestDescriptor, Some(&built.platform));
     task.tell(EventKind::Result { what: "manifest".into(), digest: root.digest });
     task.tell(EventKind::Result { what: "config".into(), digest: config_descriptor.digest });
     let mut blobs = vec![config_descriptor.clone()];
@@ -279,13 +340,15 @@ async fn write_one(
         blobs,
         locations,
         unchecked,
+        referrers: Vec::new(),
     })
 }
 
-/// The images of several platforms as one index.
+/// The images of several platforms as one index, with what is said of them.
 fn combine(
     state: &StateFolder,
     written: Vec<WrittenImage>,
+    attestations: Vec<Attestation>,
     options: &ImageOptions,
     task: &Task,
 ) -> Result<WrittenImage, ImageError> {
@@ -293,13 +356,16 @@ fn combine(
     let index = Index {
         schema_version: 2,
         media_type: Some(media_type.clone()),
-        manifests: written.iter().map(|image| image.root.clone()).collect(),
-        annotations: annotations(options, AnnotationSubject::Index, None),
+        manifests: (written.iter().map(|image| &image.root))
+            .chain(attestations.iter().map(|attestation| &attestation.descriptor))
+            .cloned()
+            .collect(),
+        annotations: annotated(options, AnnotationSubject::Index, None),
     };
     let bytes = pretty(&index);
     state.blobs().put(&bytes)?;
     let mut root = Descriptor::of(media_type, &bytes);
-    root.annotations = annotations(options, AnnotationSubject::IndexDescriptor, None);
+    root.annotations = annotated(options, AnnotationSubject::IndexDescriptor, None);
     task.tell(EventKind::Result { what: "manifest list".into(), digest: root.digest });
     let mut all = WrittenImage {
         root: root.clone(),
@@ -308,6 +374,7 @@ fn combine(
         manifests: Vec::new(),
         locations: HashMap::new(),
         unchecked: HashMap::new(),
+        referrers: Vec::new(),
     };
     for image in written {
         let known = |blob: &Descriptor| all.blobs.iter().any(|known| known.digest == blob.digest);
@@ -316,6 +383,10 @@ fn combine(
         all.manifests.extend(image.manifests);
         all.locations.extend(image.locations);
         all.unchecked.extend(image.unchecked);
+    }
+    for attestation in attestations {
+        all.blobs.extend(attestation.blobs);
+        all.manifests.push((attestation.descriptor, attestation.bytes));
     }
     all.manifests.push((root, bytes.into()));
     Ok(all)
@@ -485,6 +556,9 @@ impl Layers<'_> {
         for layer in &mut layers {
             let media_type = &mut layer.descriptor.media_type;
             *media_type = converted(media_type.clone(), self.options.docker_types);
+            if !self.options.prefer_nondistributable {
+                make_distributable(&mut layer.descriptor);
+            }
         }
         Ok(layers)
     }
@@ -518,7 +592,13 @@ impl Layers<'_> {
         let is_so = converted(layer.descriptor.media_type.clone(), false) == wanted;
         if is_so || !self.options.force_compression {
             let descriptor = layer.descriptor.clone();
-            let location = Some(location.to_owned());
+            let mut location = Some(location.to_owned());
+            let foreign = matches!(descriptor.media_type, MediaType::Foreign(_));
+            if foreign && !self.options.prefer_nondistributable {
+                // Its addresses are about to be forgotten.
+                let from = location.take().unwrap_or_default();
+                self.images.fetch_blob(&from, &descriptor, self.task).await?;
+            }
             let (created, unchecked) = (0, false);
             return Ok(WrittenLayer { descriptor, exported, created, location, unchecked });
         }
@@ -617,6 +697,15 @@ fn converted(media_type: MediaType, docker_types: bool) -> MediaType {
     }
 }
 
+/// A layer that was to be fetched from its addresses becomes one like any other (BuildKit,
+/// `prefer-nondist-layers`): then the image is whole wherever it is.
+fn make_distributable(layer: &mut Descriptor) {
+    let MediaType::Foreign(text) = &layer.media_type else { return };
+    let plain = text.replace(".nondistributable.", ".").replace(".foreign.", ".");
+    layer.media_type = MediaType::from(plain);
+    layer.urls.clear();
+}
+
 /// Runs what computes or waits for the disk on a thread of its own.
 async fn blocking<T: Send + 'static, E: Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -681,6 +770,7 @@ mod tests {
             epoch: None,
             tree: steps.iter().cloned().fold(Tree::default(), Tree::with),
             inline: None,
+            provenance: None,
         }
     }
 

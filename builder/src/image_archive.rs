@@ -61,7 +61,7 @@ pub enum ArchiveError {
     Missing(String),
     /// A manifest or an index contradicts itself.
     #[error(transparent)]
-    Document(#[from] DocumentError),
+    Document(Box<DocumentError>),
     /// A layer is another one than the image's config says.
     #[error("layer `{file}` has diff id `{found}`, but the image's config says `{expected}`")]
     DiffId {
@@ -74,7 +74,7 @@ pub enum ArchiveError {
     },
     /// It has no image for the platform.
     #[error("it has no image for `{0}`")]
-    Platform(Platform),
+    Platform(Box<Platform>),
     /// A layer cannot be read.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -100,6 +100,12 @@ impl ArchiveError {
             Self::Missing(_) | Self::DiffId { .. } => Some("save it again; nothing was loaded"),
             _ => None,
         }
+    }
+}
+
+impl From<DocumentError> for ArchiveError {
+    fn from(error: DocumentError) -> Self {
+        Self::Document(Box::new(error))
     }
 }
 
@@ -232,7 +238,7 @@ fn only(
                 return if serves {
                     Ok(image)
                 } else {
-                    Err(ArchiveError::Platform(platform.clone()))
+                    Err(ArchiveError::Platform(Box::new(platform.clone())))
                 };
             }
         }

@@ -258,6 +258,11 @@ impl Images {
         &self.registry
     }
 
+    /// Whether `location` is that of an image in an OCI layout.
+    pub fn is_layout(location: &str) -> bool {
+        location.starts_with(LAYOUT)
+    }
+
     /// The image in whose repository `location` says that something is.
     pub fn image_at(location: &str) -> Option<ImageRef> {
         location.strip_prefix(REGISTRY)?.parse().ok()

@@ -22,6 +22,7 @@ pub mod local_image;
 mod metadata;
 pub mod oci_layout;
 pub mod progress;
+pub mod provenance;
 pub mod registry;
 pub mod remote_cache;
 pub mod request;
@@ -78,7 +79,7 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
     if let Some(answer) = answer::answer(&session, &loaded).await? {
         return Ok(Outcome { answer: Some(answer), ..Outcome::default() });
     }
-    let mut outcome = loop {
+    let outcome = loop {
         match attempt(&session, &loaded, &exporters).await {
             // What was damaged is removed: what needs it runs now.
             Err(error) if session.state.snapshots().found_damage() => {
@@ -94,8 +95,6 @@ pub async fn build(request: &BuildRequest, reporter: &Reporter) -> Result<Outcom
             Err(error) => return Err(error),
         }
     };
-    outcome.names.sort_by_key(ToString::to_string);
-    outcome.names.dedup();
     keep_budget(&session);
     Ok(outcome)
 }
@@ -132,7 +131,10 @@ async fn export_all(
         let exported = export(session, &**exporter, &built.images).await?;
         outcome.image = exported.image.or(outcome.image);
         outcome.config = exported.config.or(outcome.config);
-        outcome.names.extend(exported.names);
+        // In the order of `-t`, as buildx has them.
+        let new: Vec<ImageRef> =
+            exported.names.into_iter().filter(|name| !outcome.names.contains(name)).collect();
+        outcome.names.extend(new);
     }
     let request = session.request;
     if request.slim.debug_image && !built.full.is_empty() {

@@ -12,6 +12,7 @@ use rbuild_cache::store::StoreError;
 use serde_json::Value;
 
 use crate::error::{BuildError, ErrorKind, Problem};
+use crate::provenance::STATEMENT;
 use crate::request::Settings;
 
 /// An image of the local store.
@@ -187,6 +188,52 @@ pub fn read(
     };
     let platforms = manifests.into_iter().map(platform).collect::<Result<_, LocalImageError>>()?;
     Ok(LocalImage { name: name.to_owned(), root: root.clone(), platforms })
+}
+
+/// Something that is said of an image.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// The manifest of the image.
+    pub subject: Digest,
+    /// What is said: an in-toto statement.
+    pub statement: Value,
+}
+
+/// All provenance that stands in the index of `image`.
+pub fn statements(
+    state: &StateFolder,
+    image: &LocalImage,
+) -> Result<Vec<Statement>, LocalImageError> {
+    if !image.root.media_type.is_index() {
+        return Ok(Vec::new());
+    }
+    let name = &image.name;
+    let bytes = |descriptor: &Descriptor| {
+        let read = state.blobs().read(descriptor);
+        read.map_err(|source| LocalImageError::Blob { name: name.clone(), source })
+    };
+    let broken = |digest: Digest| {
+        let name = name.clone();
+        move |source| LocalImageError::Document { name, digest, source }
+    };
+    let index: Index =
+        serde_json::from_slice(&bytes(&image.root)?).map_err(broken(image.root.digest))?;
+    let mut statements = Vec::new();
+    for descriptor in &index.manifests {
+        let about = descriptor.annotations.get("vnd.docker.reference.digest");
+        let Some(subject) = about.and_then(|digest| digest.parse().ok()) else { continue };
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes(descriptor)?).map_err(broken(descriptor.digest))?;
+        for layer in manifest.layers.iter().filter(|layer| layer.media_type.as_str() == STATEMENT) {
+            let statement: Value =
+                serde_json::from_slice(&bytes(layer)?).map_err(broken(layer.digest))?;
+            let says = statement["predicateType"].as_str().unwrap_or_default();
+            if says.starts_with("https://slsa.dev/provenance/") {
+                statements.push(Statement { subject, statement });
+            }
+        }
+    }
+    Ok(statements)
 }
 
 impl LocalImage {

@@ -4,8 +4,10 @@
 //! the environment, the clock or the command line. Values are read as `docker buildx build` reads
 //! them (buildx `commands/build.go` and `util/buildflags/`).
 
+mod attestation;
 mod cache;
 mod csv;
+mod engine;
 mod environment;
 mod limits;
 mod output;
@@ -31,7 +33,9 @@ use crate::cli::{BuildArgs, GlobalArgs};
 use crate::config::{Config, ConfigError};
 use crate::registry::RegistrySettings;
 
+pub use attestation::{ProvenanceMode, ProvenanceRequest};
 pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
+pub use engine::EngineSettings;
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
 pub use slim::{PROBE_TIMEOUT, SlimRequest, SlimSettings, SlimSwitch};
@@ -100,6 +104,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheFrom>,
     /// `--cache-to`
     pub cache_to: Vec<CacheTo>,
+    /// `--provenance`, `--attest type=provenance`
+    pub provenance: Option<ProvenanceRequest>,
     /// `--call`, `--check`
     pub call: Call,
     /// `--slim` and the flags around it.
@@ -118,6 +124,8 @@ pub struct Settings {
     pub snapshotter: SnapshotterKind,
     /// Where the registry client finds what the user configured.
     pub registry: RegistrySettings,
+    /// Where container engines listen.
+    pub engine: EngineSettings,
     /// `$TMPDIR`, or `/tmp`.
     pub temporary: PathBuf,
     /// How progress is shown; never [`ProgressMode::Auto`].
@@ -316,6 +324,7 @@ impl Settings {
             registry: RegistrySettings::from_environment(|name| {
                 environment.variables.get(std::ffi::OsStr::new(name)).cloned()
             }),
+            engine: EngineSettings::new(environment),
             temporary: environment.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
             progress: progress_mode(progress, environment)?,
             colors: environment.shows_colors(),
@@ -413,6 +422,7 @@ impl BuildRequest {
             pull: arguments.pull,
             cache_from: cache::sources(&arguments.cache_from)?,
             cache_to: cache::targets(&arguments.cache_to, &build_args)?,
+            provenance: attestation::provenance(arguments)?,
             call,
             slim: SlimRequest::new(arguments)?,
             jobs: match arguments.jobs {
@@ -437,20 +447,6 @@ fn refuse_what_is_not_there(arguments: &BuildArgs) -> Result<(), UsageError> {
     }
     if arguments.report.is_some() {
         return not_yet("`--report`");
-    }
-    // Turning them off is what rbuild does anyway.
-    let off = |value: &str| boolean(value) == Some(false);
-    if arguments.provenance.as_deref().is_some_and(|value| !off(value)) {
-        return not_yet("`--provenance`");
-    }
-    if arguments.sbom.as_deref().is_some_and(|value| !off(value)) {
-        return not_yet("`--sbom`");
-    }
-    for attestation in &arguments.attest {
-        let pairs = csv::pairs("--attest", attestation)?;
-        if !pairs.iter().any(|(key, value)| key == "disabled" && boolean(value) == Some(true)) {
-            return not_yet("`--attest`");
-        }
     }
     Ok(())
 }
@@ -743,8 +739,7 @@ mod tests {
         };
         let later = " is not there yet in this version of rbuild";
         check("--sbom", &format!("`--sbom`{later}"));
-        check("--provenance=mode=max", &format!("`--provenance`{later}"));
-        check("--attest type=sbom", &format!("`--attest`{later}"));
+        check("--attest type=sbom", &format!("`--attest type=sbom`{later}"));
         check("--on-error shell", &format!("`--on-error`{later}"));
         check("--report a.html", &format!("`--report`{later}"));
         check(

@@ -93,6 +93,10 @@ fn every_kind_of_archive_goes_through_skopeo_and_back() {
             if output.contains("zstd") && from != to && to == "docker-archive" {
                 continue;
             }
+            // In an OCI layout skopeo finds images of the OCI's types alone.
+            if output.contains("oci-mediatypes") && from == "oci-archive" {
+                continue;
+            }
             let copy = out.path().join(format!("{from}-{to}.tar"));
             let source = match from {
                 "oci-archive" => format!("{from}:{}:v1", tar.display()),
@@ -115,7 +119,9 @@ fn every_kind_of_archive_goes_through_skopeo_and_back() {
                     "{output} {from} {to}"
                 );
             }
-            if oci && to == "oci-archive" {
+            // What is not compressed skopeo compresses.
+            let kept = oci && to == "oci-archive" && !output.contains("uncompressed");
+            if kept {
                 assert_eq!(other.field("example.org/copy:v2", "{{.Digest}}"), digest, "{output}");
             }
             // It can be built on: its layers unpack to what its config says.

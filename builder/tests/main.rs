@@ -1,8 +1,9 @@
 //! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
 //! that its users have.
 //!
-//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `archive`, `figure`
-//! and `soak` are the hands; every other module holds tests. A test that lacks something it needs (root, a program, the network) says so on stderr
+//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `docker`, `archive`,
+//! `figure` and `soak` are the hands; every other module holds tests. A test that lacks something it
+//! needs (root, a program, the network) says so on stderr
 //! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -13,6 +14,7 @@
 
 mod archive;
 mod base;
+mod docker;
 mod faulty_registry;
 mod figure;
 mod needs;
@@ -31,6 +33,7 @@ mod commands;
 mod crash;
 mod damage;
 mod django;
+mod engines;
 mod full_disk;
 mod http_files;
 mod interrupts;
@@ -40,6 +43,7 @@ mod ordinary_user;
 mod outputs;
 mod parallel;
 mod progress;
+mod provenance;
 mod pruning;
 mod registries;
 mod registry_auth;

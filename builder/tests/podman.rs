@@ -61,7 +61,7 @@ impl Podman {
         self.run(&all);
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let folder = self.storage.path();
         let mut command = Command::new("podman");
         command.arg("--root").arg(folder.join("storage"));

@@ -296,6 +296,11 @@ impl Resolved {
         self.images.insert((name, platform), image);
     }
 
+    /// All that was found, in no order.
+    pub fn images(&self) -> impl Iterator<Item = &ResolvedImage> {
+        self.images.values()
+    }
+
     /// What was found for an image.
     pub fn image(&self, name: &ImageName, platform: &Platform) -> Option<&ResolvedImage> {
         self.images.get(&(name.clone(), platform.clone()))

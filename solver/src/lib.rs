@@ -22,6 +22,7 @@ pub mod remote_cache;
 pub mod sandbox;
 mod single_flight;
 pub mod solve;
+pub mod source_digest;
 pub mod tree;
 
 pub use jobs::{Gate, Jobs};

@@ -1,13 +1,15 @@
 //! `rbuild inspect`: what an image of the local store consists of.
 
+use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_cache::state::StateFolder;
 use serde_json::{Value, json};
 
 use super::go_template::GoTemplate;
 use super::{print, settings};
 use crate::cli::{GlobalArgs, InspectArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
-use crate::local_image::{self, LocalImage, LocalPlatform};
+use crate::local_image::{self, LocalImage, LocalPlatform, Statement};
 use crate::request::{Environment, UsageError};
 
 /// Shows images as `docker image inspect` does, one object for each platform, with the digests and
@@ -30,6 +32,10 @@ pub(super) fn inspect(
     let mut objects = Vec::new();
     for text in &arguments.images {
         let image = local_image::find(&state, text)?;
+        if arguments.provenance {
+            objects.extend(provenance(&state, &image, wanted.as_ref())?);
+            continue;
+        }
         let names = local_image::names_of(&state, &image)?;
         for platform in chosen(&image, wanted.as_ref())? {
             objects.push(object(&image, &names, platform));
@@ -76,6 +82,35 @@ fn object(image: &LocalImage, names: &[ImageRef], platform: &LocalPlatform) -> V
         "Annotations": manifest.annotations,
         "History": config.get("history").unwrap_or(&empty),
     })
+}
+
+/// What an image says of how it was built: an object for each statement.
+fn provenance(
+    state: &StateFolder,
+    image: &LocalImage,
+    wanted: Option<&Platform>,
+) -> Result<Vec<Value>, BuildError> {
+    let meant: Vec<Digest> =
+        chosen(image, wanted)?.iter().map(|platform| platform.descriptor.digest).collect();
+    let statements = local_image::statements(state, image)?;
+    let about = statements.into_iter().filter(|found| meant.contains(&found.subject));
+    let object = |found: Statement| {
+        let platforms = &image.platforms;
+        let of = platforms.iter().find(|one| one.descriptor.digest == found.subject);
+        json!({
+            "Platform": of.map(|one| one.platform().to_string()),
+            "Manifest": found.subject,
+            "Statement": found.statement,
+        })
+    };
+    let objects: Vec<Value> = about.map(object).collect();
+    if objects.is_empty() {
+        let message = format!("the image `{}` does not say how it was built", image.familiar());
+        let hint = "an image that is built with `--provenance=mode=min` does".to_owned();
+        let problem = Problem { message, hints: vec![hint], ..Problem::default() };
+        return Err(BuildError::new(ErrorKind::Failed, problem));
+    }
+    Ok(objects)
 }
 
 fn last_comment(config: &Value) -> &str {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, Manifest, MediaType};
 use rbuild_cache::state::StateFolder;
 use serde_json::{Map, Value, json};
@@ -57,12 +58,20 @@ impl ImageArchive {
         });
     }
 
+    /// Leaves out the bytes of layers that the reader is known to have.
+    pub(crate) fn leave_out(&mut self, layers: &[Digest]) {
+        self.content.remove(layers);
+    }
+
     /// Writes it as a tar.
     pub(crate) fn write(
         &self,
         state: &StateFolder,
         out: impl io::Write,
     ) -> Result<(), ExportError> {
+        if self.listed.is_empty() {
+            return layout::write_tar(state, &self.content, &[], out);
+        }
         let list = Value::Array(self.listed.iter().map(ListedImage::entry).collect());
         let list = serde_json::to_vec(&list).expect("it has string keys only");
         layout::write_tar(state, &self.content, &[("manifest.json", list)], out)

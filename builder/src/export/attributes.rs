@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_cache::layer::Compression;
 use rbuild_cache::oci::{ImageRef, Platform};
 
-use crate::image::ImageOptions;
+use crate::image::{AttestationPlace, ImageOptions};
 use crate::request::{
     Annotation, AnnotationSubject, BuildRequest, Destination, OutputKind, OutputSpec, UsageError,
 };
@@ -84,6 +84,31 @@ impl Attributes {
                     .into(),
             });
         }
+        if docker_types && request.provenance.is_some() {
+            return Err(UsageError::Conflict {
+                one: "--provenance".into(),
+                other: "oci-mediatypes=false".into(),
+                instead: "leave out one of them: Docker's media types have no place for provenance"
+                    .into(),
+            });
+        }
+        let oci_artifact = self.boolean("oci-artifact", !docker_types)?;
+        if oci_artifact && docker_types {
+            return Err(UsageError::Conflict {
+                one: "oci-artifact=true".into(),
+                other: "oci-mediatypes=false".into(),
+                instead: "leave out `oci-artifact=true`: Docker's media types have no artifacts"
+                    .into(),
+            });
+        }
+        let attestations = match self.take("attestations").as_deref() {
+            None | Some("" | "index") => AttestationPlace::Index,
+            Some("referrer") => AttestationPlace::Referrer,
+            Some(other) => {
+                return Err(wrong("attestations", other, "it is neither `index` nor `referrer`"));
+            }
+        };
+        let inline = self.kind == OutputKind::Image;
         let mut annotations = request.annotations.clone();
         annotations.extend(self.annotations()?);
         let since_1970 = request.settings.now.duration_since(std::time::UNIX_EPOCH);
@@ -91,11 +116,17 @@ impl Attributes {
             compression,
             force_compression: self.boolean("force-compression", false)?,
             docker_types,
-            rewrite_timestamp: self.boolean("rewrite-timestamp", false)?,
+            // Where there is an epoch; otherwise there is nothing to rewrite times to.
+            rewrite_timestamp: self.boolean("rewrite-timestamp", true)?,
             annotations,
             epoch: self.epoch()?,
             // A clock before 1970 is wrong; what it says is no use.
             now: since_1970.map_or(0, |since| since.as_secs().cast_signed()),
+            names: Vec::new(),
+            attestations,
+            inline_attestations: self.boolean("attestation-inline", inline)?,
+            oci_artifact,
+            prefer_nondistributable: self.boolean("prefer-nondist-layers", false)?,
         })
     }
 

@@ -1,23 +1,26 @@
 //! `type=docker`: what `docker load` and `podman load` read. It is an OCI layout too; old engines
 //! go by its `manifest.json`. Without a destination, an engine loads it at once (`--load`).
 
-use std::io::{self, Read};
-use std::process::{Command, Stdio};
+use std::io;
 
 use async_trait::async_trait;
 use rbuild_cache::oci::{ImageRef, Manifest};
-use rbuild_cache::state::StateFolder;
+use serde_json::Value;
 
 use super::attributes::Attributes;
+use super::engine::Loading;
 use super::{Around, ExportError, Exported, Exporter, ImageArchive};
 use super::{blocking, created, layout, save};
-use crate::image::{self, BuiltImage, ImageOptions, WrittenImage};
-use crate::request::{BuildRequest, Destination, UsageError};
+use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
+use crate::request::{BuildRequest, Destination, EngineSettings, UsageError};
 
 /// Writes archives for `docker load`.
 pub(super) struct DockerExporter {
     /// None: an engine loads it.
     destination: Option<Destination>,
+    /// Docker's name for the engine that loads it.
+    context: Option<String>,
+    engines: EngineSettings,
     names: Vec<ImageRef>,
     options: ImageOptions,
 }
@@ -29,15 +32,40 @@ impl DockerExporter {
     ) -> Result<Self, UsageError> {
         // Whether it is a tar, the destination says already.
         attributes.take("tar");
+        let names = attributes.names(request)?;
         Ok(Self {
             destination: attributes.destination.clone(),
-            names: attributes.names(request)?,
-            options: attributes.image_options(request)?,
+            context: attributes.take("context"),
+            engines: request.settings.engine.clone(),
+            options: ImageOptions { names: names.clone(), ..attributes.image_options(request)? },
+            names,
         })
     }
 }
 
+/// The manifest of an image for one platform, and the bytes of its config.
+fn documents(written: &WrittenImage, around: &Around) -> Result<(Manifest, Vec<u8>), ExportError> {
+    let (_, bytes) = written.manifests.first().expect("an image has a manifest");
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(io::Error::other)?;
+    let config = around.images.state().blobs().read(&manifest.config)?;
+    Ok((manifest, config))
+}
+
 impl DockerExporter {
+    fn loading(&self, written: &WrittenImage, around: &Around) -> Result<Loading, ExportError> {
+        let (manifest, config) = documents(written, around)?;
+        let parsed: Value = serde_json::from_slice(&config).map_err(io::Error::other)?;
+        let ids = parsed["rootfs"]["diff_ids"].as_array().map_or(&[][..], Vec::as_slice);
+        Ok(Loading {
+            manifest,
+            root: written.root.clone(),
+            diff_ids: ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect(),
+            config,
+            names: self.names.clone(),
+            state: around.images.state().clone(),
+        })
+    }
+
     fn archive(
         &self,
         written: &WrittenImage,
@@ -48,9 +76,7 @@ impl DockerExporter {
         let manifests = written.manifests.iter().map(|(descriptor, _)| descriptor);
         let names = layout::named(written, &self.names, created(built, &self.options));
         archive.add(written.blobs.iter().chain(manifests), names);
-        let (_, bytes) = written.manifests.first().expect("an image has a manifest");
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(io::Error::other)?;
-        let config = around.images.state().blobs().read(&manifest.config)?;
+        let (manifest, config) = documents(written, around)?;
         archive.list(&manifest, &config, &self.names);
         Ok(archive)
     }
@@ -71,51 +97,36 @@ impl Exporter for DockerExporter {
                 "Docker's image format holds an image for a single platform",
             ));
         }
-        let written = image::write(&around.images, built, &self.options, &around.task).await?;
-        image::fetch_layers(&around.images, &written, &around.task).await?;
-        let archive = self.archive(&written, built, around)?;
+        let (images, task) = (&around.images, &around.task);
+        let options = match self.destination {
+            Some(_) => self.options.clone(),
+            // Engines keep nothing beside an image. It goes there as it is without.
+            None => {
+                ImageOptions { attestations: AttestationPlace::Referrer, ..self.options.clone() }
+            }
+        };
+        let written = image::write(images, built, &options, task).await?;
+        image::fetch_layers(images, &written, task).await?;
         let exported = Exported {
             image: Some(written.root.clone()),
             config: written.config,
             names: self.names.clone(),
         };
-        let (state, destination) = (around.images.state().clone(), self.destination.clone());
-        blocking(move || match destination {
-            Some(Destination::Folder(folder)) => archive.write_folder(&state, &folder),
-            Some(destination) => save(&archive, &state, &destination),
-            None => load(&archive, &state),
-        })
-        .await?;
+        let state = images.state().clone();
+        match self.destination.clone() {
+            None => {
+                let context = self.context.as_deref();
+                self.loading(&written, around)?.load(context, &self.engines, task).await?;
+            }
+            Some(destination) => {
+                let archive = self.archive(&written, built, around)?;
+                blocking(move || match destination {
+                    Destination::Folder(folder) => archive.write_folder(&state, &folder),
+                    destination => save(&archive, &state, &destination),
+                })
+                .await?;
+            }
+        }
         Ok(exported)
     }
-}
-
-/// Hands the archive to the engine that is installed.
-fn load(archive: &ImageArchive, state: &StateFolder) -> Result<(), ExportError> {
-    for program in ["docker", "podman"] {
-        let mut command = Command::new(program);
-        command.arg("load").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut engine = match command.spawn() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            spawned => spawned?,
-        };
-        let stdin = engine.stdin.take().expect("it is piped");
-        let mut stderr = engine.stderr.take().expect("it is piped");
-        // Read beside, so that a talkative engine is never stuck.
-        let said = std::thread::spawn(move || {
-            let mut said = String::new();
-            // What cannot be read cannot be shown; the exit code says enough.
-            let _ = stderr.read_to_string(&mut said);
-            said
-        });
-        // Closing the pipe at the end tells the engine that it has all.
-        let sent = archive.write(state, io::BufWriter::with_capacity(256 << 10, stdin));
-        let status = engine.wait()?;
-        let said = said.join().unwrap_or_default();
-        if !status.success() {
-            return Err(ExportError::Load(format!("{program}: {}", said.trim())));
-        }
-        return sent;
-    }
-    Err(ExportError::Load("neither `docker` nor `podman` is installed".into()))
 }

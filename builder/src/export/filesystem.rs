@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rbuild_cache::digest::Digest;
 use rbuild_cache::layer::tar_reader::{TarEntry, TarKind};
 use rbuild_cache::metadata::FileType;
 use rbuild_cache::view::{Entry, View};
 use rustix::fs::{major, minor};
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, wrong};
 use super::{Around, ExportError};
 use crate::image::{self, BuiltImage};
+use crate::provenance::Provenance;
 use crate::request::UsageError;
 
 /// What `tar` and `local` have in common.
@@ -21,6 +23,8 @@ pub(super) struct FilesystemOptions {
     platform_split: Option<bool>,
     /// What `SOURCE_DATE_EPOCH` of the build is overridden with.
     epoch: Option<i64>,
+    /// What the names of files with statements begin with.
+    attestation_prefix: String,
 }
 
 /// The files for one platform.
@@ -32,12 +36,19 @@ pub(super) struct PlatformFiles {
     /// The time that all files get.
     pub(super) epoch: Option<i64>,
     pub(super) view: View,
+    /// How the files were built, and the name of the file that says so.
+    pub(super) provenance: Option<(String, Provenance)>,
 }
 
 impl FilesystemOptions {
     pub(super) fn new(attributes: &mut Attributes) -> Result<Self, UsageError> {
         let platform_split = attributes.optional_boolean("platform-split")?;
-        Ok(Self { platform_split, epoch: attributes.epoch()? })
+        let attestation_prefix = attributes.take("attestation-prefix").unwrap_or_default();
+        if attestation_prefix.contains('/') {
+            let reason = "it is part of the name of a file";
+            return Err(wrong("attestation-prefix", &attestation_prefix, reason));
+        }
+        Ok(Self { platform_split, epoch: attributes.epoch()?, attestation_prefix })
     }
 
     /// The files of all platforms. Layers of base images are fetched for it.
@@ -57,12 +68,31 @@ impl FilesystemOptions {
                 platform,
                 epoch: self.epoch.or(image.epoch),
                 view: View::layers(folders),
+                provenance: self.provenance(image, built.len() > 1 && !split),
             });
         }
         if !split && built.len() > 1 {
             refuse_what_is_there_twice(&files)?;
         }
         Ok(files)
+    }
+}
+
+impl FilesystemOptions {
+    /// What is said of the files, and the name of the file that says it: with the platform in it
+    /// where several are in one folder.
+    fn provenance(&self, image: &BuiltImage, several: bool) -> Option<(String, Provenance)> {
+        let provenance = image.provenance.as_ref().filter(|one| !one.inline_only)?;
+        let mut name = format!("{}{}", self.attestation_prefix, provenance.file_name);
+        if several {
+            let platform = image.platform.to_string().replace('/', "_");
+            let (stem, extension) = match name.rsplit_once('.') {
+                Some((stem, extension)) => (stem, format!(".{extension}")),
+                None => (&*name, String::new()),
+            };
+            name = format!("{stem}.{platform}{extension}");
+        }
+        Some((name, provenance.clone()))
     }
 }
 
@@ -172,6 +202,31 @@ impl PlatformFiles {
     /// Where in the result a path of the tree is.
     fn placed(&self, path: &Path) -> PathBuf {
         self.folder.as_ref().map_or_else(|| path.to_owned(), |folder| Path::new(folder).join(path))
+    }
+
+    /// The file that says how the others were built, with its bytes.
+    pub(super) fn statement(&self) -> Result<Option<(TarEntry, Vec<u8>)>, ExportError> {
+        let Some((name, provenance)) = &self.provenance else { return Ok(None) };
+        let mut files = Vec::new();
+        self.walk(&mut |file| {
+            if matches!(file.entry.metadata().file_type, FileType::File) {
+                let (digest, _) = Digest::of_stream(file.open()?)?;
+                files.push((file.entry.path().display().to_string(), digest));
+            }
+            Ok(())
+        })?;
+        let statement = provenance.of_files(&files);
+        let bytes = serde_json::to_vec_pretty(&statement).expect("it has string keys only");
+        let entry = TarEntry {
+            path: bytes_of(&self.placed(Path::new(name))),
+            kind: TarKind::File { size: bytes.len() as u64 },
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            mtime: (self.epoch.unwrap_or(0), 0),
+            xattrs: Vec::new(),
+        };
+        Ok(Some((entry, bytes)))
     }
 
     /// The folder of this platform in a split result.

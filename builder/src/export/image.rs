@@ -4,17 +4,21 @@
 //! What is pushed is not kept in the local store as well, unless `store=true` or the push fails:
 //! layers of a base image that the registry has already are then never fetched.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rbuild_cache::oci::ImageRef;
+use bytes::Bytes;
+use rbuild_cache::digest::Digest;
+use rbuild_cache::oci::{Descriptor, ImageRef, Index, MediaType};
 use rbuild_solver::image_source::ImageSourceError;
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, wrong};
 use super::{Around, ExportError, Exported, Exporter, blocking};
-use crate::image::{self, BuiltImage, ImageOptions, WrittenImage};
+use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
 use crate::image_source::Images;
 use crate::image_transfer::StoredBlobs;
+use crate::registry::RegistryError;
 use crate::registry::push::{BlobSource, Naming, PushContent};
 use crate::request::{BuildRequest, UsageError};
 
@@ -24,6 +28,12 @@ pub(super) struct ImageExporter {
     options: ImageOptions,
     push: Option<Naming>,
     store: bool,
+    /// Each name also stands with the digest: `name-canonical`.
+    canonical: bool,
+    /// Another name, with the digest; only where there is no other when `false`.
+    dangling: Option<(String, bool)>,
+    /// Layers of base images are unpacked at once.
+    unpack: bool,
 }
 
 impl ImageExporter {
@@ -32,12 +42,32 @@ impl ImageExporter {
         request: &BuildRequest,
     ) -> Result<Self, UsageError> {
         let push = attributes.boolean("push", false)?;
+        let options = attributes.image_options(request)?;
+        if options.attestations == AttestationPlace::Referrer && !push {
+            let reason = "the local store has no referrers: it goes with `push=true`";
+            return Err(wrong("attestations", "referrer", reason));
+        }
+        if let Some(insecure) = attributes.take("registry.insecure") {
+            let reason = "say so of the registry: `insecure = true` in registries.toml";
+            return Err(wrong("registry.insecure", &insecure, reason));
+        }
+        let empty_only = attributes.boolean("danging-name-empty-only", false)?;
+        let dangling = attributes.take("dangling-name-prefix").map(|prefix| (prefix, !empty_only));
+        if let Some((prefix, _)) = &dangling
+            && let Err(error) = prefix.parse::<ImageRef>()
+        {
+            return Err(wrong("dangling-name-prefix", prefix, &error.reason));
+        }
         let by_digest = attributes.boolean("push-by-digest", false)?;
+        let names = attributes.names(request)?;
         let naming = if by_digest { Naming::Digest } else { Naming::Tag };
         Ok(Self {
-            names: attributes.names(request)?,
-            options: attributes.image_options(request)?,
+            options: ImageOptions { names: names.clone(), ..options },
+            names,
             push: push.then_some(naming),
+            canonical: attributes.boolean("name-canonical", false)?,
+            dangling,
+            unpack: attributes.boolean("unpack", false)?,
             store: attributes.boolean("store", !push)?,
         })
     }
@@ -74,8 +104,12 @@ impl ImageExporter {
         let source: Arc<dyn BlobSource> = Arc::new(blobs);
         let pusher = around.images.registry().pusher();
         for (position, name) in self.names.iter().enumerate() {
-            let outcome = pusher.push(name, naming, &content, &source, &around.task).await;
-            if let Err(error) = outcome {
+            let image = pusher.push(name, naming, &content, &source, &around.task).await;
+            let done = match image {
+                Ok(_) => self.push_referrers(name, written, &source, around).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
                 let mut error = ImageSourceError::from(error);
                 self.keep(written, around).await?;
                 let left: Vec<String> =
@@ -92,6 +126,33 @@ impl ImageExporter {
         Ok(())
     }
 
+    /// Pushes what is said of the image, and lists it under the tag by which clients find it at
+    /// registries without an interface for it (distribution-spec, "Referrers Tag Schema").
+    async fn push_referrers(
+        &self,
+        name: &ImageRef,
+        written: &WrittenImage,
+        source: &Arc<dyn BlobSource>,
+        around: &Around,
+    ) -> Result<(), RegistryError> {
+        let registry = around.images.registry();
+        let pusher = registry.pusher();
+        for referrer in &written.referrers {
+            let manifest = (referrer.descriptor.clone(), referrer.bytes.clone());
+            let mut content =
+                PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
+            pusher.push(name, Naming::Digest, &content, source, &around.task).await?;
+            let Some(tag) = referrers_tag(name, &referrer.subject.digest) else { continue };
+            // Where nothing was said of the image yet there is no such tag.
+            let known = registry.puller().manifest(&tag).await.ok();
+            let index = with_referrer(known.map(|(_, bytes)| bytes), &referrer.descriptor);
+            let bytes = serde_json::to_vec_pretty(&index).expect("it has string keys only");
+            content.manifests.push((Descriptor::of(MediaType::OciIndex, &bytes), bytes.into()));
+            pusher.push(&tag, Naming::Tag, &content, source, &around.task).await?;
+        }
+        Ok(())
+    }
+
     /// Makes it the local image of its names. Layers of a base that is in a registry stay there.
     async fn keep(&self, written: &WrittenImage, around: &Around) -> Result<(), ExportError> {
         let mut here = written.clone();
@@ -100,11 +161,49 @@ impl ImageExporter {
         self.name(written, around).await
     }
 
+    /// What the image is called in the store.
+    fn all_names(&self, digest: &Digest) -> Vec<String> {
+        let mut names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        let with_digest = |name: &ImageRef| name.with_digest(*digest).to_string();
+        if self.canonical {
+            let canonical: Vec<String> = self.names.iter().map(with_digest).collect();
+            names.extend(canonical);
+        }
+        if let Some((prefix, always)) = &self.dangling
+            && (*always || names.is_empty())
+        {
+            // It was checked when it was read.
+            names.extend(prefix.parse().ok().as_ref().map(with_digest));
+        }
+        names
+    }
+
     async fn name(&self, written: &WrittenImage, around: &Around) -> Result<(), ExportError> {
-        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        let names = self.all_names(&written.root.digest);
         let (state, root) = (around.images.state().clone(), written.root.clone());
         blocking(move || Ok(state.layout().set(&names, &root)?)).await
     }
+}
+
+/// `sha256-…` in the repository of `name`.
+fn referrers_tag(name: &ImageRef, subject: &Digest) -> Option<ImageRef> {
+    let (registry, repository) = (name.registry(), name.repository());
+    format!("{registry}/{repository}:sha256-{}", subject.hex()).parse().ok()
+}
+
+/// The index of referrers, with one more.
+fn with_referrer(known: Option<Bytes>, referrer: &Descriptor) -> Index {
+    let known = known.and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
+    let mut index = known.unwrap_or_else(|| Index {
+        schema_version: 2,
+        media_type: Some(MediaType::OciIndex),
+        manifests: Vec::new(),
+        annotations: BTreeMap::new(),
+    });
+    if index.manifests.iter().all(|there| there.digest != referrer.digest) {
+        index.manifests.push(referrer.clone());
+    }
+    index
 }
 
 #[async_trait]
@@ -118,6 +217,11 @@ impl Exporter for ImageExporter {
         if self.store {
             image::fetch_layers(&around.images, &written, &around.task).await?;
             self.name(&written, around).await?;
+        }
+        if self.unpack {
+            for image in built {
+                image::snapshots(&around.images, &image.tree, &around.task).await?;
+            }
         }
         if let Some(naming) = self.push {
             self.push(naming, &written, around).await?;

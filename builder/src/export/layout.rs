@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use rbuild_cache::digest::Digest;
 use rbuild_cache::layer::tar_reader::{TarEntry, TarKind};
 use rbuild_cache::layer::tar_writer::TarWriter;
 use rbuild_cache::layout::{CONTAINERD_NAME, REF_NAME};
@@ -64,6 +65,10 @@ impl LayoutContent {
         let mut content = Self::default();
         let manifests = written.manifests.iter().map(|(descriptor, _)| descriptor);
         content.add(written.blobs.iter().chain(manifests), images);
+        for referrer in &written.referrers {
+            let blobs = referrer.blobs.iter().chain([&referrer.descriptor]);
+            content.add(blobs, [referrer.descriptor.clone()]);
+        }
         content
     }
 
@@ -78,6 +83,13 @@ impl LayoutContent {
             if !self.images.contains(&image) {
                 self.images.push(image);
             }
+        }
+    }
+
+    /// Leaves out blobs that the reader is known to have.
+    pub(super) fn remove(&mut self, digests: &[Digest]) {
+        for digest in digests {
+            self.blobs.remove(&digest.hex());
         }
     }
 

@@ -75,14 +75,24 @@ fn write(files: &[PlatformFiles], folder: &Path, surplus: Surplus) -> Result<(),
     let mut writer = FolderWriter::open(folder)?;
     for files in files {
         if let Some(own) = files.own_folder() {
-            writer.write(&own, None)?;
+            writer.write(&own, &Content::None)?;
         }
-        files.walk(&mut |file| writer.write(&file.tar, Some(file)))?;
+        files.walk(&mut |file| writer.write(&file.tar, &Content::File(file)))?;
+        if let Some((entry, bytes)) = files.statement()? {
+            writer.write(&entry, &Content::Bytes(&bytes))?;
+        }
     }
     if surplus == Surplus::Deleted {
         writer.delete_surplus(folder)?;
     }
     writer.finish()
+}
+
+/// Where the bytes of a file come from.
+enum Content<'a> {
+    None,
+    File(&'a OutgoingFile<'a>),
+    Bytes(&'a [u8]),
 }
 
 struct FolderWriter {
@@ -105,11 +115,7 @@ impl FolderWriter {
         Ok(Self { root, last: None, folders: Vec::new(), written: BTreeSet::new() })
     }
 
-    fn write(
-        &mut self,
-        entry: &TarEntry,
-        file: Option<&OutgoingFile<'_>>,
-    ) -> Result<(), ExportError> {
+    fn write(&mut self, entry: &TarEntry, content: &Content<'_>) -> Result<(), ExportError> {
         let path = Path::new(OsStr::from_bytes(&entry.path)).to_owned();
         self.written.insert(path.clone());
         let parent = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -126,7 +132,7 @@ impl FolderWriter {
             self.folders.push((path, entry.clone()));
             return Ok(());
         }
-        let made = self.make_aside(folder, entry, file).and_then(|made| {
+        let made = self.make_aside(folder, entry, content).and_then(|made| {
             if made {
                 put_in_place(folder, name)?;
             }
@@ -143,12 +149,17 @@ impl FolderWriter {
         &self,
         folder: &OwnedFd,
         entry: &TarEntry,
-        file: Option<&OutgoingFile<'_>>,
+        content: &Content<'_>,
     ) -> Result<bool, ExportError> {
         remove_at(folder, OsStr::new(ASIDE))?;
         let private = Mode::from_raw_mode(0o600);
-        match (&entry.kind, file) {
-            (TarKind::File { .. }, Some(file)) => {
+        match (&entry.kind, content) {
+            (TarKind::File { .. }, Content::Bytes(bytes)) => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let made = rustix::fs::openat(folder, ASIDE, flags, private).map_err(io_error)?;
+                io::Write::write_all(&mut std::fs::File::from(made), bytes)?;
+            }
+            (TarKind::File { .. }, Content::File(file)) => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(folder, ASIDE, flags, private).map_err(io_error)?;
                 // The kernel copies, and shares the bytes where the file system can.
@@ -287,7 +298,13 @@ mod tests {
 
     fn files(folder: &Path) -> Vec<PlatformFiles> {
         let view = View::layers(vec![folder.to_owned()]);
-        vec![PlatformFiles { folder: None, platform: "linux/amd64".into(), epoch: Some(9), view }]
+        vec![PlatformFiles {
+            folder: None,
+            platform: "linux/amd64".into(),
+            epoch: Some(9),
+            view,
+            provenance: None,
+        }]
     }
 
     #[test]

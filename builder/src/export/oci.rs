@@ -24,10 +24,11 @@ impl OciExporter {
     ) -> Result<Self, UsageError> {
         // Whether it is a tar, the destination says already.
         attributes.take("tar");
+        let names = attributes.names(request)?;
         Ok(Self {
             destination: attributes.destination.clone().unwrap_or(Destination::Stdout),
-            names: attributes.names(request)?,
-            options: attributes.image_options(request)?,
+            options: ImageOptions { names: names.clone(), ..attributes.image_options(request)? },
+            names,
         })
     }
 }

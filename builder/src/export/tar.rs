@@ -52,6 +52,10 @@ fn write(files: &[PlatformFiles], out: impl Write) -> Result<(), ExportError> {
             tar.entry(&folder)?;
         }
         files.walk(&mut |file| write_file(&mut tar, file))?;
+        if let Some((entry, bytes)) = files.statement()? {
+            tar.entry(&entry)?;
+            tar.data(&mut &bytes[..], bytes.len() as u64)?;
+        }
     }
     tar.finish()?;
     Ok(())

@@ -30,6 +30,7 @@ use crate::graph::{GitOp, Op};
 use crate::key::{self, InputDigest};
 use crate::ops::{Work, Worker, blocking};
 use crate::single_flight;
+use crate::source_digest;
 use crate::tree::{Tree, TreeLayer};
 
 /// Why a source could not be fetched.
@@ -108,6 +109,8 @@ impl Worker {
         let git = Git::new(&op.remote, temporary.path(), authorization).await?;
         let commit = resolve(&git, op).await?;
         check_commit(op, &commit)?;
+        source_digest::note_git(&self.surroundings.state, op, commit.commit())
+            .map_err(Cause::state)?;
         // Without `.git` it does not matter how the commit was called.
         let reference = op.keep_git_dir.then(|| commit.reference.clone());
         let pinned = Op::Git(GitOp { reference, checksum: None, ..op.clone() });

@@ -21,7 +21,7 @@ use crate::single_flight;
 use crate::tree::{Tree, TreeLayer};
 
 /// The kind of memo that holds what servers said of their files.
-const MEMO: &str = "http";
+pub(crate) const MEMO: &str = "http";
 
 /// Why a source could not be fetched.
 #[derive(Debug, thiserror::Error)]
