@@ -1,0 +1,84 @@
+//! What a promise of `docs/security.md` came to: one line with its figure, whatever becomes of the
+//! test's own output; and what a run cost.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::rbuild::{Outcome, Run};
+
+/// Tells the figure of promise `number`: `P3 escapes 0 / 43`.
+pub(crate) fn tell(number: u32, figure: &str) {
+    let line = format!("P{number} {figure}\n");
+    // Not `eprintln!`, which the test runner hides when the test passes.
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// How often a loop goes round: `usual` times, or as often as `RBUILD_ROUNDS` says.
+pub(crate) fn rounds(usual: u32) -> u32 {
+    std::env::var("RBUILD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// What a run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// The most memory that its first process held, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) time: Duration,
+}
+
+impl Cost {
+    /// The greater of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { memory: self.memory.max(other.memory), time: self.time.max(other.time) }
+    }
+}
+
+/// Runs `run` to its end, and measures it. It may take a minute.
+pub(crate) fn measured(mut run: Run) -> (Outcome, Cost) {
+    let start = Instant::now();
+    let mut child = run
+        .command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |mut stream: Box<dyn std::io::Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let (stdout, stderr) = (read(Box::new(stdout)), read(Box::new(stderr)));
+    let mut memory = 0;
+    let ended = loop {
+        // The kernel keeps the peak: the last look tells of all before.
+        let text = fs_err::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        });
+        memory = memory.max(peak.unwrap_or(0) * 1024);
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        if start.elapsed() > Duration::from_mins(1) {
+            child.kill().unwrap();
+            panic!("it takes more than a minute");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    let outcome = Outcome { status: ended, stdout, stderr };
+    (outcome, Cost { memory, time: start.elapsed() })
+}
+
+/// A refusal: exit code 1 or 3, one message, no panic, and nothing left of it.
+pub(crate) fn is_refusal(outcome: &Outcome) -> bool {
+    matches!(outcome.status.code(), Some(1 | 3))
+        && outcome.stderr.matches("error: ").count() == 1
+        && !outcome.stderr.contains("panicked")
+}
