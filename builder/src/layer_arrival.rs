@@ -5,7 +5,7 @@
 //! stays in the store: the local store is an OCI layout, and pushes and exports pass a base's layers
 //! on as they came.
 
-use rbuild_cache::layer::{self, LayerError};
+use rbuild_cache::layer::{self, ApplyError, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::store::growing::Growing;
 use rbuild_solver::graph::ImageLayer;
@@ -40,7 +40,10 @@ pub async fn snapshot(
     fetched?;
     match unpacked {
         Some(Ok(snapshot)) => Ok(snapshot),
-        Some(Err(error @ LayerError::DiffId { .. })) => Err(error.into()),
+        // What is wrong with the layer itself is not looked for twice.
+        Some(Err(
+            error @ (LayerError::DiffId { .. } | LayerError::Apply(ApplyError::Limit(_))),
+        )) => Err(error.into()),
         // It was here already; or unpacking failed, and the whole blob tells why.
         None | Some(Err(_)) => {
             let (state, layer) = (images.state().clone(), layer.clone());

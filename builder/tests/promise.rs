@@ -1,17 +1,15 @@
 //! What a promise of `docs/security.md` came to: one line with its figure, whatever becomes of the
 //! test's own output; and what a run cost.
 
-use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::figure::figure;
 use crate::rbuild::{Outcome, Run};
 
 /// Tells the figure of promise `number`: `P3 escapes 0 / 43`.
-pub(crate) fn tell(number: u32, figure: &str) {
-    let line = format!("P{number} {figure}\n");
-    // Not `eprintln!`, which the test runner hides when the test passes.
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+pub(crate) fn tell(number: u32, text: &str) {
+    figure(&format!("P{number} {text}"));
 }
 
 /// How often a loop goes round: `usual` times, or as often as `RBUILD_ROUNDS` says.
@@ -34,7 +32,8 @@ impl Cost {
     }
 }
 
-/// Runs `run` to its end, and measures it. It may take a minute.
+/// Runs `run` to its end, and measures it. What does not end is killed: nothing
+/// may take a minute on a machine that has nothing else to do.
 pub(crate) fn measured(mut run: Run) -> (Outcome, Cost) {
     let start = Instant::now();
     let mut child = run
@@ -65,9 +64,9 @@ pub(crate) fn measured(mut run: Run) -> (Outcome, Cost) {
         if let Some(ended) = child.try_wait().unwrap() {
             break ended;
         }
-        if start.elapsed() > Duration::from_mins(1) {
+        if start.elapsed() > Duration::from_mins(4) {
             child.kill().unwrap();
-            panic!("it takes more than a minute");
+            panic!("it does not end");
         }
         std::thread::sleep(Duration::from_millis(2));
     };
@@ -79,6 +78,6 @@ pub(crate) fn measured(mut run: Run) -> (Outcome, Cost) {
 /// A refusal: exit code 1 or 3, one message, no panic, and nothing left of it.
 pub(crate) fn is_refusal(outcome: &Outcome) -> bool {
     matches!(outcome.status.code(), Some(1 | 3))
-        && outcome.stderr.matches("error: ").count() == 1
+        && outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count() == 1
         && !outcome.stderr.contains("panicked")
 }
