@@ -2,8 +2,9 @@
 //! P13, that none of it leads anywhere else.
 
 use crate::needs::{self, lacking};
-use crate::promise::{rounds, tell};
+use crate::promise::tell;
 use crate::rbuild::{Outcome, Rbuild, context, scratch, write};
+use crate::soak::rounds;
 
 /// A Dockerfile with two stages that run `script` with a cache mount of this `sharing`, and a third
 /// that has both.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
+use rbuild_solver::evidence::Reads;
 use rbuild_solver::graph::{CopyAction, CopySource, FileAction, FileOp};
 use rbuild_solver::ops::file::{SourceTree, plan};
 use rbuild_solver::tree::Folder;
@@ -15,8 +16,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::hostile_tar::{HostileImage, tar};
 use crate::needs::{self, Need, lacking};
-use crate::promise::{Cost, is_refusal, measured, rounds, tell};
+use crate::promise::{Cost, is_refusal, measured, tell};
 use crate::rbuild::{Rbuild, context, scratch, write};
+use crate::soak::rounds;
 
 const SECRET: &str = "not of this context";
 
@@ -88,11 +90,12 @@ fn p11_nothing_outside_is_copied_while_folders_become_links() {
     let (mut leaks, mut built, mut refused) = (0, 0, 0);
     let builds = rounds(400);
     for turn in 0..builds {
-        let source = sources[turn as usize % sources.len()];
+        let source = sources[turn % sources.len()];
         let op = copy_of(source, turn % 5 == 0);
         let base = View::layers(Vec::new());
         let tree = SourceTree::context(&folder).unwrap();
-        let made = plan(&op, &base, &[tree], &state).and_then(|plan| plan.commit(&state));
+        let made = plan(&op, Some(&base), &[tree], &state)
+            .and_then(|plan| plan.commit(&state, &Reads::default()));
         match made {
             Ok(snapshot) => {
                 built += 1;

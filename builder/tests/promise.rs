@@ -12,11 +12,6 @@ pub(crate) fn tell(number: u32, text: &str) {
     figure(&format!("P{number} {text}"));
 }
 
-/// How often a loop goes round: `usual` times, or as often as `RBUILD_ROUNDS` says.
-pub(crate) fn rounds(usual: u32) -> u32 {
-    std::env::var("RBUILD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
-
 /// What a run took.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
