@@ -44,6 +44,7 @@ mod hostile_layers;
 mod http_files;
 mod interrupts;
 mod language;
+mod long_chains;
 mod misses;
 mod ordinary_user;
 mod outputs;

@@ -12,6 +12,7 @@
 //!
 //! The time of `meta`'s last writing is when the snapshot was last used, to the minute.
 
+mod chain;
 mod copy;
 mod overlay;
 
@@ -572,17 +573,25 @@ impl Committed {
     }
 
     fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
-        let mut folders = Vec::with_capacity(ids.len());
+        self.whole(&self.visible(ids)?)
+    }
+
+    /// Those of `ids` that are not below one whose root is opaque.
+    fn visible(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotId>, SnapshotError> {
+        let mut visible = Vec::with_capacity(ids.len());
         for id in ids {
             self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))?;
-            self.ensure_whole(id)?;
-            let folder = self.folder(id);
-            if self.is_opaque(id, &folder)? {
-                folders.clear();
+            if self.is_opaque(id, &self.folder(id))? {
+                visible.clear();
             }
-            folders.push(folder);
+            visible.push(id.clone());
         }
-        Ok(folders)
+        Ok(visible)
+    }
+
+    /// The folders of `ids`, each looked at.
+    fn whole(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        ids.iter().map(|id| self.ensure_whole(id).map(|()| self.folder(id))).collect()
     }
 
     fn implied(&self, id: &SnapshotId) -> Result<Vec<PathBuf>, SnapshotError> {

@@ -41,22 +41,32 @@ fn add(layer: &Path, folder: &Path, entry: &Entry) -> io::Result<()> {
         _ => remove(&path)?,
     }
     match &entry.kind {
-        Kind::Whiteout => return Ok(()),
-        Kind::HardLink(first) => return fs_err::hard_link(folder.join(first), &path),
+        Kind::Whiteout => Ok(()),
+        Kind::HardLink(first) => fs_err::hard_link(folder.join(first), &path),
+        _ => place(layer, &path, entry),
+    }
+}
+
+/// Makes a copy of the file of `layer` that `entry` is, at `path`, where nothing is, or a folder
+/// where a folder is to be.
+pub(crate) fn place(layer: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
+    match &entry.kind {
+        // They are nothing by themselves.
+        Kind::Whiteout | Kind::HardLink(_) => return Ok(()),
         Kind::Folder { .. } if path.exists() => {}
-        Kind::Folder { .. } => fs_err::create_dir(&path)?,
+        Kind::Folder { .. } => fs_err::create_dir(path)?,
         // A reflink where the file system has them.
-        Kind::File { .. } => drop(fs_err::copy(layer.join(&entry.path), &path)?),
+        Kind::File { .. } => drop(fs_err::copy(layer.join(&entry.path), path)?),
         Kind::Link(target) => {
             let target = std::ffi::CString::new(target.clone()).map_err(io::Error::other)?;
-            rustix::fs::symlink(target, &path).map_err(|e| at(&path, e))?;
+            rustix::fs::symlink(target, path).map_err(|e| at(path, e))?;
         }
-        Kind::CharDevice(device) => node(&path, FileType::CharacterDevice, *device)?,
-        Kind::BlockDevice(device) => node(&path, FileType::BlockDevice, *device)?,
-        Kind::Fifo => node(&path, FileType::Fifo, 0)?,
-        Kind::Socket => node(&path, FileType::Socket, 0)?,
+        Kind::CharDevice(device) => node(path, FileType::CharacterDevice, *device)?,
+        Kind::BlockDevice(device) => node(path, FileType::BlockDevice, *device)?,
+        Kind::Fifo => node(path, FileType::Fifo, 0)?,
+        Kind::Socket => node(path, FileType::Socket, 0)?,
     }
-    copy_metadata(&path, entry)
+    copy_metadata(path, entry)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -74,7 +84,7 @@ fn node(path: &Path, kind: FileType, device: u64) -> io::Result<()> {
 }
 
 /// Gives `path` what `entry` says of owner, mode, attributes and time.
-pub(super) fn copy_metadata(path: &Path, entry: &Entry) -> io::Result<()> {
+pub(crate) fn copy_metadata(path: &Path, entry: &Entry) -> io::Result<()> {
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| at(path, e))?;
@@ -90,7 +100,7 @@ pub(super) fn copy_metadata(path: &Path, entry: &Entry) -> io::Result<()> {
     set_time(path, entry)
 }
 
-pub(super) fn set_time(path: &Path, entry: &Entry) -> io::Result<()> {
+pub(crate) fn set_time(path: &Path, entry: &Entry) -> io::Result<()> {
     let parent = File::open(path.parent().unwrap_or(path))?;
     let time = Timestamp { seconds: entry.mtime.0, nanoseconds: entry.mtime.1 };
     metadata::set_modified_at(&parent, path.file_name().unwrap_or_default(), time)

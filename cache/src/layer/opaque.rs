@@ -4,6 +4,7 @@
 //! to hide. Such a mark means nothing, and a layer that is packed and unpacked again has lost it: so
 //! that both are the same tree, the mark goes when the step's layer is committed.
 
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,16 +25,28 @@ pub fn unmark(folder: &Path, entries: &mut [Entry], lower: &[PathBuf]) -> io::Re
 
 /// Whether a layer below has a folder at `path`.
 pub fn hides(lower: &[PathBuf], path: &Path) -> io::Result<bool> {
-    for folder in lower {
-        match fs_err::symlink_metadata(folder.join(path)) {
-            Ok(metadata) if metadata.is_dir() => return Ok(true),
-            Ok(_) => {}
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(e) => return Err(e),
+    for layer in lower {
+        if find(layer, path)?.is_some_and(|found| found.is_dir()) {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// What `layer` has at `path`, itself: a link on the way there is no folder.
+pub fn find(layer: &Path, path: &Path) -> io::Result<Option<Metadata>> {
+    let (mut at, mut found) = (layer.to_owned(), None);
+    for name in path {
+        if found.as_ref().is_some_and(|folder: &Metadata| !folder.is_dir()) {
+            return Ok(None);
+        }
+        at.push(name);
+        found = match fs_err::symlink_metadata(&at) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            looked => Some(looked?),
+        };
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -54,6 +67,9 @@ mod tests {
         }
         let mut found = entries(&upper).unwrap();
         unmark(&upper, &mut found, &[lower]).unwrap();
+        assert!(find(&upper, Path::new("new/below")).unwrap().unwrap().is_dir());
+        fs_err::os::unix::fs::symlink("new", upper.join("link")).unwrap();
+        assert!(find(&upper, Path::new("link/below")).unwrap().is_none());
         let marked = |entries: &[Entry]| -> Vec<PathBuf> {
             let opaque = entries.iter().filter(|e| e.kind == (Kind::Folder { opaque: true }));
             opaque.map(|entry| entry.path.clone()).collect()

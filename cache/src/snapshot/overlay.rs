@@ -1,6 +1,9 @@
 //! Snapshots that overlayfs puts together: preparing copies nothing, and what a step wrote lies in
 //! a folder of its own, which becomes the snapshot.
 
+use std::path::PathBuf;
+
+use super::chain;
 use super::{
     Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter,
     SnapshotterKind,
@@ -34,6 +37,11 @@ impl Snapshotter for OverlaySnapshotter {
         let draft = self.draft()?;
         fs_err::create_dir(draft.temporary.path().join("work"))?;
         Ok(Active { draft, kind: ActiveKind::Overlay { lower } })
+    }
+
+    fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        let visible = self.committed.visible(ids)?;
+        self.committed.whole(&chain::shorten(&self.committed, visible)?)
     }
 
     fn commit_active(&self, id: &SnapshotId, active: Active) -> Result<Snapshot, SnapshotError> {
