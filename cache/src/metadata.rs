@@ -108,7 +108,11 @@ impl Metadata {
     pub fn at(folder: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
         let folder = folder.as_fd();
         match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Self::from(&stat).recalled(|| path_at(folder, name), Links::Kept).map(Some),
+            Ok(stat) => {
+                let path = || path_at(folder, name);
+                let metadata = Self::from(&stat).or_whiteout(path)?;
+                metadata.recalled(path, Links::Kept).map(Some)
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -118,6 +122,17 @@ impl Metadata {
     pub fn of(file: impl AsFd) -> io::Result<Self> {
         let file = file.as_fd();
         Self::from(&rustix::fs::fstat(file)?).recalled(|| path_of(file), Links::Followed)
+    }
+
+    /// As a whiteout, when it is a file that stands for one.
+    fn or_whiteout(self, path: impl FnOnce() -> io::Result<CString>) -> io::Result<Self> {
+        let can_be = self.is_file() && self.size == 0 && self.mode == 0;
+        if !can_be {
+            return Ok(self);
+        }
+        let stands = rustix::fs::lgetxattr(&*path()?, whiteout::SUBSTITUTE, &mut [0_u8; 1]).is_ok();
+        let device = Self { file_type: FileType::CharDevice, device: 0, ..self };
+        Ok(if stands { device } else { self })
     }
 
     /// With the owner that is remembered, where owners are.

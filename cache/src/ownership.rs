@@ -19,6 +19,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use crate::layer::whiteout;
 use crate::metadata::FileType;
 
 /// Where the owner of a regular file or a folder is remembered.
@@ -144,9 +145,9 @@ pub fn is_note(name: &[u8], value: &[u8]) -> bool {
     is_note_name(name) || (name == CAPABILITY.as_bytes() && owner_of_capability(value).is_some())
 }
 
-/// The same of files and folders, where the name says it.
+/// The same of files and folders, where the name says it; also of whiteouts.
 pub(crate) fn is_note_name(name: &[u8]) -> bool {
-    name == NOTE.as_bytes()
+    name == NOTE.as_bytes() || name == whiteout::SUBSTITUTE.as_bytes()
 }
 
 /// The owner that the attributes of a file of this type remember; 0:0 when none does.

@@ -369,10 +369,7 @@ impl<'a> Unpacker<'a> {
         }
         let hidden = OsStr::from_bytes(hidden);
         match Metadata::at(&*parent, hidden)? {
-            None => {
-                let kind = FileType::CharacterDevice;
-                Ok(rustix::fs::mknodat(&*parent, hidden, kind, Mode::empty(), 0)?)
-            }
+            None => Ok(whiteout::make_whiteout_at(parent_fd(&parent), hidden)?),
             // This layer's own: what is below is hidden, and it stays.
             Some(there) if there.is_directory() => {
                 Ok(metadata::mark_opaque(open_folder(parent_fd(&parent), hidden)?)?)

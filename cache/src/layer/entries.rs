@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use rustix::fs::{FileType, Stat, lstat};
 use rustix::io::Errno;
 
-use super::whiteout::{Marks, at, is_whiteout};
+use super::whiteout::{self, Marks, at, is_whiteout};
 use crate::metadata::{self, is_own};
 use crate::ownership::{self, Owner, Ownership};
 
@@ -141,8 +141,9 @@ fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
     let stat = lstat(&full).map_err(|e| at(&full, e))?;
     let (mut xattrs, opaque) = xattrs(&full)?;
     let owner = owner(&stat, &xattrs);
+    let gone = xattrs.iter().any(|(name, _)| name == whiteout::SUBSTITUTE.as_bytes());
     xattrs.retain(|(name, value)| !ownership::is_note(name, value));
-    let kind = kind(&full, &stat, opaque)?;
+    let kind = if gone { Kind::Whiteout } else { kind(&full, &stat, opaque)? };
     let shared = stat.st_nlink > 1 && !matches!(kind, Kind::Folder { .. } | Kind::Whiteout);
     let entry = Entry {
         path,

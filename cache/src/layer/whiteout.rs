@@ -6,13 +6,19 @@
 //! Documentation/filesystems/overlayfs.rst). That attribute is `trusted.overlay.opaque` for root;
 //! without root it is `user.overlay.opaque`, which the mount option `userxattr` asks for. Which of
 //! the two a process uses depends on what it may do and never changes.
+//!
+//! Some file systems take no such device: overlayfs itself, on which a container's state folder can
+//! be. There an empty file with an attribute stands for it. Nothing mounts layers from there
+//! (`snapshot/copy.rs`), so only rbuild reads it.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, FileType, Mode, XattrFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 /// What the name of a whiteout begins with in a tar.
@@ -65,10 +71,27 @@ pub fn is_whiteout(file_type: FileType, rdev: u64) -> bool {
     file_type == FileType::CharacterDevice && rdev == 0
 }
 
+/// What an empty file has that stands for a whiteout.
+pub(crate) const SUBSTITUTE: &str = "user.rbuild.whiteout";
+
 /// Makes a whiteout at `path`, where nothing is.
 pub fn make_whiteout(path: &Path) -> io::Result<()> {
+    make_whiteout_at(CWD, path.as_os_str()).map_err(|e| at(path, e))
+}
+
+/// Makes a whiteout called `name` in `folder`, where nothing is.
+pub fn make_whiteout_at(folder: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     let kind = FileType::CharacterDevice;
-    rustix::fs::mknodat(CWD, path, kind, Mode::empty(), 0).map_err(|e| at(path, e))
+    match rustix::fs::mknodat(&folder, name, kind, Mode::empty(), 0) {
+        Err(Errno::PERM) => make_substitute_at(folder, name),
+        done => done,
+    }
+}
+
+fn make_substitute_at(folder: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    rustix::fs::fsetxattr(file, SUBSTITUTE, b"y", XattrFlags::empty())
 }
 
 /// Lets the folder at `path` hide nothing.
@@ -107,6 +130,7 @@ pub(crate) fn at(path: &Path, error: Errno) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::entries::Kind;
 
     #[test]
     fn marks_are_read_as_they_were_written() {
@@ -119,5 +143,20 @@ mod tests {
         make_whiteout(&gone).unwrap();
         let stat = rustix::fs::lstat(&gone).unwrap();
         assert!(is_whiteout(FileType::from_raw_mode(stat.st_mode), stat.st_rdev));
+    }
+
+    #[test]
+    fn a_file_can_stand_for_a_whiteout() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = fs_err::File::open(top.path()).unwrap();
+        make_substitute_at(&folder, "gone".as_ref()).unwrap();
+        fs_err::write(top.path().join("empty"), "").unwrap();
+        let is_whiteout = |name: &str| {
+            crate::metadata::Metadata::at(&folder, name.as_ref()).unwrap().unwrap().is_whiteout()
+        };
+        assert!(is_whiteout("gone") && !is_whiteout("empty"));
+        let entries = crate::layer::entries::entries(top.path()).unwrap();
+        let kinds: Vec<_> = entries.into_iter().map(|entry| entry.kind).collect();
+        assert_eq!(kinds, [Kind::File { size: 0 }, Kind::Whiteout]);
     }
 }

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
@@ -40,8 +40,7 @@ pub(super) fn become_command(
     // caller then stays joined, but its keys are not ours to read under another user.
     let _ = syscalls::join_new_keyring();
     rustix::process::setsid().or_fail(|| "cannot start a session")?;
-    rustix::system::sethostname(process.hostname.as_bytes())
-        .or_fail(|| "cannot set the host name")?;
+    set_host_name(&process.hostname, stderr.as_fd())?;
     if process.network == NetworkMode::None {
         syscalls::bring_loopback_up().or_fail(|| "cannot bring the loopback interface up")?;
     }
@@ -50,10 +49,33 @@ pub(super) fn become_command(
     }
     rustix::process::chdir(process.cwd.as_str())
         .or_fail(|| format!("cannot enter the working directory `{}`", process.cwd))?;
+    if process.user.uid != 0 {
+        // So that `/dev/stderr` can be opened, as with BuildKit (runc, `fixStdioPermissions`). Where
+        // there is no such user, becoming it fails; where users are pretended, there is no need.
+        for stream in [&stdout, &stderr] {
+            let user = rustix::fs::Uid::from_raw(process.user.uid);
+            let _ = rustix::fs::fchown(stream, Some(user), None);
+        }
+    }
     connect_streams(stdout, stderr).or_fail(|| "cannot connect standard input and output")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     confine(process.security, &process.user, filter, on_listener)?;
     execute(process)
+}
+
+/// Sets the host name. The filter of a container may forbid that to all but root of the machine:
+/// no reason not to run the step, but to tell, since the name can come out in the image.
+fn set_host_name(name: &str, stderr: BorrowedFd<'_>) -> Result<(), Failure> {
+    match rustix::system::sethostname(name.as_bytes()) {
+        Err(rustix::io::Errno::PERM) => {
+            let line = "rbuild: this container forbids `sethostname`: the step has its host name; \
+                        `--security-opt seccomp=unconfined` allows it\n";
+            // A step that cannot be told cannot tell either.
+            let _ = rustix::io::write(stderr, line.as_bytes());
+            Ok(())
+        }
+        result => result.or_fail(|| "cannot set the host name"),
+    }
 }
 
 /// Sets one `--ulimit`.

@@ -32,7 +32,8 @@ pub(super) fn fresh(attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
     })
 }
 
-/// What to tell when steps will not get a fresh one; the caller's mount namespace is its own.
+/// What to tell when steps will not get a fresh one. The caller's pid and mount namespaces are its
+/// own.
 pub(super) fn obstacle() -> Option<String> {
     let failure = fresh(MountAttrFlags::empty()).err()?;
     let why = failure.errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string());

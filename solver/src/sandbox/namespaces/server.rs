@@ -25,7 +25,7 @@ use super::network::Network;
 use super::ownership::Ownership;
 use super::supervisor::{Lent, supervise};
 use super::syscalls::{self, Cloned};
-use super::{bounds, file_system, procfs};
+use super::{bounds, file_system};
 use crate::graph::NetworkMode;
 use crate::sandbox::resources::Resources;
 use crate::sandbox::seccomp::{self, Profile};
@@ -106,13 +106,9 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let mut network = None;
     let mut groups = Groups::default();
     let mut told = false;
-    let mut hidden = if obstacle.is_none() { procfs::obstacle() } else { None };
+    let mut is_first = true;
     while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
-        if let Some(why) = hidden.take() {
-            // A step that cannot be told cannot tell either.
-            let _ = rustix::io::write(&descriptors.stderr, format!("rbuild: {why}\n").as_bytes());
-        }
         if start.network == NetworkMode::Default
             && obstacle.is_none()
             && !network.as_ref().is_some_and(Network::is_alive)
@@ -140,10 +136,10 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
         match started {
             Ok((Cloned::Child, groups)) => {
                 let network = network.as_ref();
-                let lent = Lent { filter: &filter, network, groups, killed_before };
+                let lent = Lent { filter: &filter, network, groups, killed_before, is_first };
                 supervise_alone(socket, descriptors, &lent)
             }
-            Ok((Cloned::Parent(_), _)) => {}
+            Ok((Cloned::Parent(_), _)) => is_first = false,
             Err(failure) => {
                 // When nobody listens any more, nobody wants to know.
                 let _ = message::send(descriptors.control.as_fd(), &Report::Failed(failure), &[]);

@@ -19,7 +19,7 @@ use super::mount_point::{self, Stub};
 use super::network::Network;
 use super::ownership::{self, Keeper, Ownership};
 use super::syscalls::{self, Cloned};
-use super::{bounds, process, tree};
+use super::{bounds, process, procfs, tree};
 use crate::graph::NetworkMode;
 use crate::sandbox::ExitStatus;
 
@@ -46,6 +46,8 @@ pub(super) struct Lent<'a> {
     pub(super) groups: Option<&'a Places>,
     /// How many processes the kernel had killed for want of memory when the build began.
     pub(super) killed_before: u64,
+    /// It is the first step of the build, which tells what is amiss with all of them.
+    pub(super) is_first: bool,
 }
 
 /// Runs one step to its end and reports on it.
@@ -76,6 +78,12 @@ fn run(
         // The step's process comes after, and `/sys` shows the network of who mounts it.
         network.enter().or_fail(|| "cannot enter the network")?;
         request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
+    }
+    if lent.is_first
+        && let Some(why) = procfs::obstacle()
+    {
+        // A step that cannot be told cannot tell either.
+        let _ = rustix::io::write(&stderr, format!("rbuild: {why}\n").as_bytes());
     }
     let keeper = match Ownership::of_this_process() {
         Ownership::Set => None,
