@@ -10,6 +10,8 @@ pub(crate) enum Need {
     Root,
     /// A program in `PATH`.
     Program(&'static str),
+    /// A kernel that lets ordinary users have user namespaces.
+    UserNamespaces,
     /// Debian's package mirror, which the base image comes from.
     Network,
 }
@@ -38,6 +40,13 @@ fn missing(need: Need) -> Option<String> {
     match need {
         Need::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
         Need::Program(name) => find(name).is_none().then(|| format!("the program `{name}`")),
+        Need::UserNamespaces => {
+            let tried = Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-U", "true"])
+                .output();
+            let allowed = tried.is_ok_and(|output| output.status.success());
+            (!allowed).then(|| "user namespaces of ordinary users".to_owned())
+        }
         Need::Network => {
             let reachable = Command::new("getent").args(["hosts", "deb.debian.org"]).output();
             let reachable = reachable.is_ok_and(|output| output.status.success());

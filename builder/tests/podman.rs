@@ -61,6 +61,7 @@ impl Podman {
         self.run(&all);
     }
 
+    /// `podman`, without arguments yet.
     pub(crate) fn command(&self) -> Command {
         let folder = self.storage.path();
         let mut command = Command::new("podman");
@@ -78,7 +79,8 @@ impl Podman {
 }
 
 /// podman asks for more than a container may have that is itself limited.
-const LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"];
+pub(crate) const LIMITS: [&str; 4] =
+    ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"];
 
 impl Drop for Podman {
     fn drop(&mut self) {
