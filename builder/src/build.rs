@@ -114,7 +114,10 @@ impl<'a> Session<'a> {
     /// Opens the contexts and reads the Dockerfile; all that is wrong with it is said at once.
     pub async fn load(&self) -> Result<Loaded, BuildError> {
         let contexts = self.contexts().await?;
-        let (dockerfile, diagnostics) = rbuild_frontend::parse(contexts.dockerfile.clone());
+        let (dockerfile, diagnostics) = {
+            let syntax = self.request.build_args.get("BUILDKIT_SYNTAX").map(String::as_str);
+            rbuild_frontend::parse_as(contexts.dockerfile.clone(), syntax)
+        };
         if diagnostics.has_errors() {
             return Err(BuildError::dockerfile(&diagnostics.0, &dockerfile.source));
         }

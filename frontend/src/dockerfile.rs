@@ -54,12 +54,22 @@ impl Dockerfile {
 ///
 /// An instruction with a mistake is left out, and reading goes on behind it.
 pub fn parse(source: Source) -> (Dockerfile, Diagnostics) {
+    parse_as(source, None)
+}
+
+/// The same, where the build argument `BUILDKIT_SYNTAX` says `syntax`: then that is the frontend,
+/// and no directive.
+pub fn parse_as(source: Source, syntax: Option<&str>) -> (Dockerfile, Diagnostics) {
     let mut diagnostics = Diagnostics::default();
     let start = Span::new(0, 0);
-    if let Some(frontend) = directive::frontend(&source)
-        && !directive::is_ours(frontend.as_str())
-    {
-        diagnostics.push(foreign_frontend(&frontend));
+    let given = syntax.and_then(|syntax| syntax.split_whitespace().next());
+    let (frontend, span) = match given {
+        Some(given) => (Some(given.to_owned()), None),
+        None => directive::frontend(&source)
+            .map_or((None, None), |written| (Some(written.value), Some(written.span))),
+    };
+    if let Some(frontend) = frontend.filter(|frontend| !directive::is_ours(frontend)) {
+        diagnostics.push(Diagnostic { span, ..foreign_frontend(&frontend) });
         return (empty(source), diagnostics);
     }
     let Syntax { escape, instructions, empty_continuations } =
@@ -124,9 +134,9 @@ fn empty(source: Source) -> Dockerfile {
     }
 }
 
-fn foreign_frontend(frontend: &Text) -> Diagnostic {
-    let name = frontend.as_str();
-    Diagnostic::error(format!("the frontend `{name}` is not supported"), frontend.span).hint(
+fn foreign_frontend(name: &str) -> Diagnostic {
+    let message = format!("the frontend `{name}` is not supported");
+    Diagnostic::error(message, Span::default()).hint(
         "rbuild reads the language of `docker/dockerfile` itself, and runs no frontend images: \
          name that one, or leave the line out",
     )

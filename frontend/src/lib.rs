@@ -59,7 +59,7 @@ pub mod source;
 mod stage;
 pub mod syntax;
 
-pub use dockerfile::{Dockerfile, Stage, parse, parse_trigger};
+pub use dockerfile::{Dockerfile, Stage, parse, parse_as, parse_trigger};
 pub use lower::{
     CheckReport, EpochSource, Lowered, Outline, OutlineArgument, OutlineInput, TargetDescription,
     base_images, check, context_vertex, epoch, lower, outline, targets,

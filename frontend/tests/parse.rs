@@ -143,6 +143,22 @@ fn line() -> impl Strategy<Value = String> {
         .prop_map(|(keyword, words)| format!("{keyword} {}\n", words.join(" ")))
 }
 
+/// The build argument counts, and the directive does not.
+#[test]
+fn the_frontend_can_be_given() {
+    let check = |text: &str, syntax: Option<&str>, expected: Option<&str>| {
+        let (_, wrong) = rbuild_frontend::parse_as(Source::new("Dockerfile", text), syntax);
+        let first = wrong.0.first().map(|diagnostic| diagnostic.message.as_str());
+        assert_eq!(first, expected, "{text} {syntax:?}");
+    };
+    check("FROM a\n", Some("docker/dockerfile:1.7-labs"), None);
+    check("# syntax=other/frontend\nFROM a\n", Some(" docker.io/docker/dockerfile x "), None);
+    let refused = Some("the frontend `other/frontend:1` is not supported");
+    check("FROM a\n", Some("other/frontend:1 option"), refused);
+    check("# syntax=other/frontend:1\nFROM a\n", None, refused);
+    check("# syntax=other/frontend:1\nFROM a\n", Some(""), refused);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 

@@ -78,7 +78,11 @@ impl Lowering<'_> {
         match wanted.iter().find(|(_, asked, allowed)| *asked && !allowed) {
             None => Ok(()),
             Some((name, ..)) => {
-                let hint = format!("`--allow {name}` lets this build have it");
+                // Nobody can allow what the sandbox does not have.
+                let hint = match *name {
+                    "device" => "this version of rbuild gives steps no CDI devices".to_owned(),
+                    name => format!("`--allow {name}` lets this build have it"),
+                };
                 Err(Diagnostic::error(format!("{name} is not allowed"), origin.span).hint(hint))
             }
         }
