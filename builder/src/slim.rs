@@ -61,12 +61,6 @@ pub(crate) fn target(
             };
         }
     };
-    if mode == SlimMode::Trace {
-        return Err(UsageError::NotYet("`--slim=trace`".into()).into());
-    }
-    if mode != SlimMode::Closure && (settings.probe.is_some() || request.strict) {
-        return Err(UsageError::NotYet("running a probe (`--slim-probe`)".into()).into());
-    }
     if mode == SlimMode::Trace && settings.probe.is_none() && config.healthcheck.is_none() {
         let reason = "it keeps what a probe opens, so it needs `--slim-probe` or a HEALTHCHECK";
         return Err(UsageError::value("--slim", "trace", reason).into());
@@ -190,6 +184,15 @@ pub(crate) fn finish(
             format!("the slim image does not work as the full one: {reason}"),
             "without `--slim-strict`, `--slim=auto` exports the full image; `--slim-keep PATH` \
              keeps what is missing",
+        ));
+    }
+    let is_proven = report.verification.as_ref().is_some_and(|verification| verification.passed);
+    if report.mode == SlimMode::Trace && !is_proven {
+        return Err(failed(
+            "`--slim=trace` needs a run of the probe, and this platform's programs cannot be run \
+             here"
+                .into(),
+            "`--slim=closure` runs nothing",
         ));
     }
     if let Some(budget) = request.max_size

@@ -10,6 +10,9 @@ pub mod proc_masks;
 pub mod resources;
 pub mod seccomp;
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -51,6 +54,28 @@ pub struct ProcessSpec {
     pub cgroup_parent: Option<String>,
     /// How much of the machine it may take.
     pub resources: Resources,
+    /// A file of the host's into which the paths are written that its processes ask for, as
+    /// [`asked_paths`] reads it. Where owners are remembered instead of set, nothing is written.
+    pub watch: Option<PathBuf>,
+}
+
+/// A path that a process asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AskedPath {
+    /// From the root of the process, as it was named.
+    pub path: PathBuf,
+    /// Whether it was to be opened or executed, not just looked at.
+    pub opens: bool,
+}
+
+/// The paths in the file that [`ProcessSpec::watch`] named: sorted, each once.
+pub fn asked_paths(bytes: &[u8]) -> Vec<AskedPath> {
+    let lines = bytes.split(|byte| *byte == 0).filter_map(|line| line.split_first());
+    let path = |(kind, path): (&u8, &[u8])| AskedPath {
+        path: PathBuf::from(OsStr::from_bytes(path)),
+        opens: *kind == namespaces::OPENED,
+    };
+    lines.map(path).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// How the root file system is put together.

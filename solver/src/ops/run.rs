@@ -252,6 +252,7 @@ impl Worker {
             shm_size: op.shm_size.unwrap_or(SHM_SIZE),
             ulimits: op.ulimits.clone(),
             cgroup_parent: op.cgroup_parent.clone(),
+            watch: None,
             resources: self.surroundings.run.resources.clone(),
         })
     }

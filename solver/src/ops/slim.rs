@@ -13,8 +13,11 @@
 //!    scanners read.
 //! 5. `layers` writes the result; `report` says why.
 //!
+//! With `--slim=auto` and `--slim=trace` the image is run as well, full and slim, and asked (`probe`,
+//! `compare`, `verify`).
+//!
 //! Nothing here changes the tree that is given. Nothing depends on the machine: a tree for another
-//! platform is slimmed the same way.
+//! platform is slimmed the same way, but not run.
 
 pub mod report;
 
@@ -23,6 +26,7 @@ mod base;
 mod certificates;
 mod charset;
 mod closure;
+mod compare;
 mod elf;
 mod files;
 mod java;
@@ -37,6 +41,7 @@ mod node;
 mod package;
 mod partition;
 mod perl;
+mod probe;
 mod python;
 mod reason;
 mod roots;
@@ -44,12 +49,14 @@ mod ruby;
 mod shebang;
 mod shell;
 mod terminal;
+mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::digest::{CacheKey, Digest, TreeDigest};
 use rbuild_cache::index::{CacheRecord, IndexError};
+use rbuild_cache::oci::Platform;
 use rbuild_cache::pattern::PatternError;
 use rbuild_cache::snapshot::{Snapshot, SnapshotError};
 use rbuild_cache::state::StateFolder;
@@ -65,7 +72,7 @@ use self::package::Packages;
 use self::partition::Partition;
 use self::report::SlimReport;
 use crate::error::Cause;
-use crate::graph::SlimOp;
+use crate::graph::{SlimMode, SlimOp};
 use crate::key;
 use crate::ops::{Work, Worker, blocking, tree};
 use crate::progress::EventKind;
@@ -98,6 +105,12 @@ pub enum SlimError {
         /// The program.
         path: PathBuf,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The full image does not pass its own probe.
+    #[error("the probe fails on the full image already: {reason}")]
+    ProbeFails {
+        /// What it said.
         reason: String,
     },
     /// A pattern makes no sense.
@@ -135,6 +148,11 @@ impl SlimError {
             Self::MissingProgram { name, path } if !name.contains('/') && !path.is_empty() => {
                 Some(format!("it was looked for in `{path}`"))
             }
+            Self::ProbeFails { .. } => Some(
+                "mend it, give it more time with `--slim-probe-timeout`, or slim without running \
+                 anything: `--slim=closure`"
+                    .into(),
+            ),
             Self::DroppedProgram { .. } => Some("leave it out of `--slim-drop`".into()),
             Self::BrokenProgram { .. }
             | Self::MissingProgram { .. }
@@ -281,13 +299,25 @@ impl Worker {
         let view = self.view(&full, &work.task).await?;
         let from = full.digest();
         let (state, slim_op) = (self.surroundings.state.clone(), op.clone());
-        let slimmed = blocking(move || {
-            let subject = Subject::read(&view, from)?;
-            Ok(subject.slim(&slim_op, &Observed::default(), &state)?)
-        })
-        .await?;
+        let can_run = can_run(op);
+        let subject = blocking(move || Ok(Subject::read(&view, from)?)).await?;
+        let mut slimmed = if can_run {
+            self.slim_verified(work, op, &full, subject).await?
+        } else {
+            blocking(move || Ok(subject.slim(&slim_op, &Observed::default(), &state)?)).await?
+        };
+        if !can_run && op.mode != SlimMode::Closure {
+            let note = format!("nothing of an image for {} can be run here", op.platform);
+            slimmed.report.notes.push(format!("{note}: its answers were not compared"));
+        }
         for note in &slimmed.report.notes {
             work.task.tell(EventKind::Warning { message: note.clone() });
+        }
+        if slimmed.report.outcome != report::Outcome::Slim {
+            // What did not pass is tried again by the next build.
+            let (state, report) = (self.surroundings.state.clone(), slimmed.report.clone());
+            blocking(move || report.save(&state, &key.0).map_err(Cause::state)).await?;
+            return Ok(full);
         }
         self.record_slim(work, key, &slimmed).await?;
         Ok(Tree::default().with(slimmed.runtime).with(slimmed.application))
@@ -344,6 +374,13 @@ impl Worker {
     }
 }
 
+/// Whether the program is to be run, and can be.
+fn can_run(op: &SlimOp) -> bool {
+    let (host, of_image) = (Platform::host(), &op.platform);
+    let is_ours = (&of_image.os, &of_image.architecture) == (&host.os, &host.architecture);
+    op.mode != SlimMode::Closure && is_ours
+}
+
 /// The keys of the two layers of the result under `key`.
 fn part_keys(key: &CacheKey) -> [CacheKey; 2] {
     [key::part(key, "runtime"), key::part(key, "application")]
@@ -359,13 +396,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::MetadataExt;
 
-    use rbuild_cache::oci::Platform;
-
     use super::elf::tests::Program;
     use super::files::tests::TestTree;
     use super::report::Answer;
     use super::*;
-    use crate::graph::{SlimBase, SlimMode, SlimProbe};
+    use crate::graph::{SlimBase, SlimProbe};
 
     const LIBC: &str = "usr/lib/x86_64-linux-gnu/libc.so.6";
     const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";

@@ -31,6 +31,7 @@ mod supervisor;
 mod syscalls;
 mod tree;
 mod user;
+mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -51,6 +52,7 @@ use tokio::net::unix::pipe;
 pub use self::overlay_probe::overlay_obstacle;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
+pub(crate) use self::watch::OPENED;
 
 use self::cgroup::Wanted;
 use self::forward::Forwards;

@@ -10,10 +10,12 @@
 
 mod asked;
 mod table;
+mod watched;
 
 use libc::sock_filter;
 
 pub use self::asked::Call;
+pub use self::watched::Watched;
 
 use self::table::Numbers;
 
@@ -48,6 +50,8 @@ pub enum Profile {
     DockerAsking,
     /// Everything is allowed, but rbuild is asked about owners and users.
     Asking,
+    /// Everything is allowed, but rbuild is told of calls that look for files ([`Watched`]).
+    Watching,
 }
 
 /// Returns the program for the architecture that rbuild was compiled for, and for the 32-bit one
@@ -62,6 +66,13 @@ pub fn filter(profile: Profile) -> Vec<sock_filter> {
 pub fn asked_call(architecture: u32, number: u32) -> Option<Call> {
     let (_, numbers) = ARCHITECTURES.into_iter().find(|(other, _)| *other == architecture)?;
     asked::asked(numbers).find(|(other, _)| *other == number).map(|(_, call)| call)
+}
+
+/// Returns what the call with this number on this architecture looks for, if
+/// [`Profile::Watching`] tells of it.
+pub fn watched_call(architecture: u32, number: u32) -> Option<Watched> {
+    let (_, numbers) = ARCHITECTURES.into_iter().find(|(other, _)| *other == architecture)?;
+    watched::watched(numbers).find(|(other, _)| *other == number).map(|(_, call)| call)
 }
 
 /// An architecture as the kernel names it (`AUDIT_ARCH_*`), and its numbers.
@@ -133,6 +144,11 @@ fn calls(profile: Profile, numbers: Numbers) -> Vec<sock_filter> {
             docker_ranges(&sorted(rules), numbers)
         }
         Profile::Asking => ranges(&sorted(asking_rules(numbers)), Rule::Verdict(Verdict::Allow)),
+        Profile::Watching => {
+            let ask = Rule::Verdict(Verdict::Ask);
+            let rules = watched::watched(numbers).map(|(number, _)| (number, ask)).collect();
+            ranges(&sorted(rules), Rule::Verdict(Verdict::Allow))
+        }
     };
     program.extend(bisect(&ranges));
     program

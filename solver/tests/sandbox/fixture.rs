@@ -103,6 +103,7 @@ impl Fixture {
             security: SecurityMode::Sandbox,
             shm_size: 64 << 20,
             ulimits: Vec::new(),
+            watch: None,
             cgroup_parent: None,
             resources: Resources::default(),
         }

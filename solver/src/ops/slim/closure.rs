@@ -24,7 +24,7 @@ use super::{
     SlimError, authentication, certificates, charset, java, locale, name_service, node, perl,
     python, ruby, shell, terminal,
 };
-use crate::graph::SlimOp;
+use crate::graph::{SlimMode, SlimOp};
 
 /// A folder whose path stands in a program is kept if it holds no more files than this.
 const FOLDER_FILES_MAX: usize = 400;
@@ -333,6 +333,9 @@ impl<'a> Closure<'a> {
             }
             Content::Script { .. } | Content::Other => {}
         }
+        if self.op.mode == SlimMode::Trace {
+            return Ok(());
+        }
         python::follow(self, id)?;
         node::follow(self, id)?;
         java::follow(self, id);
@@ -399,6 +402,10 @@ impl<'a> Closure<'a> {
             if !self.keep_library(id, elf, name, &why)? {
                 self.look_everywhere(id, elf.machine, name, &why)?;
             }
+        }
+        if self.op.mode == SlimMode::Trace {
+            // What the program did not open it is not given.
+            return Ok(());
         }
         let name = self.files.name(id);
         let is_libc = name.starts_with("libc.so") || name.starts_with("libc-2");

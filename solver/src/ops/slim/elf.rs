@@ -323,8 +323,12 @@ pub(super) mod tests {
                 body.extend(tag.to_le_bytes());
                 body.extend(value.to_le_bytes());
             };
-            needed.iter().for_each(|at| entry(elf::DT_NEEDED, *at));
-            run_path.iter().for_each(|at| entry(elf::DT_RUNPATH, *at));
+            for at in &needed {
+                entry(elf::DT_NEEDED, *at);
+            }
+            if let Some(at) = &run_path {
+                entry(elf::DT_RUNPATH, *at);
+            }
             entry(elf::DT_STRTAB, strings_at);
             entry(elf::DT_SYMTAB, symbols_at);
             entry(elf::DT_NULL, 0);

@@ -133,7 +133,7 @@ pub(super) fn unused_installers(
     let scripts: Vec<FileId> = files
         .ids()
         .filter(|id| is_users(*id) && files.is_file(*id) && !inside.contains(id))
-        .filter(|id| files.name(*id).ends_with(".py") || files.name(*id).ends_with(".pyx"))
+        .filter(|id| matches!(files.name(*id).rsplit_once('.'), Some((_, "py" | "pyx"))))
         .collect();
     let imported: HashSet<&str> = scripts
         .par_iter()

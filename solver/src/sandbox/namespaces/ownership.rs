@@ -19,7 +19,7 @@ mod asker;
 mod credentials;
 mod files;
 #[allow(unsafe_code, reason = "rustix has neither questions of filters nor memory of others")]
-mod listener;
+pub(super) mod listener;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

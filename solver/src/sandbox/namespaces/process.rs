@@ -59,7 +59,7 @@ pub(super) fn become_command(
     }
     connect_streams(stdout, stderr).or_fail(|| "cannot connect standard input and output")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    confine(process.security, &process.user, filter, on_listener)?;
+    confine(process, filter, on_listener)?;
     execute(process)
 }
 
@@ -117,11 +117,11 @@ fn connect_streams(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<()> {
 
 /// Gives up everything that the command shall not have.
 fn confine(
-    security: SecurityMode,
-    user: &Credentials,
+    process: &ProcessSpec,
     filter: &[libc::sock_filter],
     on_listener: OnListener<'_>,
 ) -> Result<(), Failure> {
+    let (security, user) = (process.security, &process.user);
     let own = rustix::thread::capabilities(None).or_fail(|| "cannot read the capabilities")?;
     let bounding = capabilities::bounding(security, own.permitted);
     drop_from_bounding_set(bounding).or_fail(|| "cannot give up capabilities")?;
@@ -135,6 +135,11 @@ fn confine(
         };
         return rustix::thread::set_capabilities(None, sets)
             .or_fail(|| "cannot set the capabilities");
+    }
+    if process.watch.is_some() {
+        let listener = ownership::install_filter(&seccomp::filter(Profile::Watching))
+            .or_fail(|| "cannot watch which files a step looks for")?;
+        on_listener(listener).or_fail(|| "cannot reach the step's supervisor")?;
     }
     if security == SecurityMode::Sandbox && !filter.is_empty() {
         syscalls::install_filter(filter).or_fail(|| "cannot install the filter of system calls")?;

@@ -19,6 +19,7 @@ use super::mount_point::{self, Stub};
 use super::network::Network;
 use super::ownership::{self, Keeper, Ownership};
 use super::syscalls::{self, Cloned};
+use super::watch::Watcher;
 use super::{bounds, process, procfs, tree};
 use crate::graph::NetworkMode;
 use crate::sandbox::ExitStatus;
@@ -30,10 +31,16 @@ enum Word {
     Stub(Stub),
     /// The socket that goes with this listens in place of that of the mount at this position.
     Socket(usize),
-    /// Questions about owners come in at what goes with this.
+    /// Questions about owners, or news of paths, come in at what goes with this.
     Questions,
     /// It cannot become the command.
     Failed(Failure),
+}
+
+/// Who hears what the step's filter asks.
+enum Listens {
+    Keeper(Keeper),
+    Watcher(Watcher),
 }
 
 /// What the server has made for all steps.
@@ -85,9 +92,12 @@ fn run(
         // A step that cannot be told cannot tell either.
         let _ = rustix::io::write(&stderr, format!("rbuild: {why}\n").as_bytes());
     }
-    let keeper = match Ownership::of_this_process() {
-        Ownership::Set => None,
-        Ownership::Remembered => Some(Keeper::prepare(&request.process.user)?),
+    let listens = match (Ownership::of_this_process(), &request.process.watch) {
+        (Ownership::Remembered, _) => {
+            Some(Listens::Keeper(Keeper::prepare(&request.process.user)?))
+        }
+        (Ownership::Set, Some(file)) => Some(Listens::Watcher(Watcher::prepare(file)?)),
+        (Ownership::Set, None) => None,
     };
     let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
     let namespaces = namespaces(request.process.network);
@@ -114,7 +124,7 @@ fn run(
                 Some(group) if group.limits_memory() => group.killed_for_memory() > 0,
                 Some(_) | None => by_signal && bounds::killed_for_memory() > lent.killed_before,
             };
-            let report = watch(&step, word, control, keeper.as_ref(), killed);
+            let report = watch(&step, word, control, listens.as_ref(), killed);
             if let Some(group) = group {
                 group.remove();
             }
@@ -159,7 +169,7 @@ fn watch(
     step: &OwnedFd,
     word: OwnedFd,
     control: BorrowedFd<'_>,
-    keeper: Option<&Keeper>,
+    listens: Option<&Listens>,
     killed_for_memory: impl FnOnce(bool) -> bool,
 ) -> Result<Report, Failure> {
     let mut stubs = Vec::new();
@@ -193,8 +203,12 @@ fn watch(
                         .or_fail(|| "cannot reach rbuild")?;
                 }
                 Ok(Some((Word::Questions, listeners))) => {
-                    if let (Some(keeper), Some(listener)) = (keeper, listeners.into_iter().next()) {
-                        let started = keeper.start(listener);
+                    if let (Some(listens), Some(listener)) = (listens, listeners.into_iter().next())
+                    {
+                        let started = match listens {
+                            Listens::Keeper(keeper) => keeper.start(listener),
+                            Listens::Watcher(watcher) => watcher.start(listener),
+                        };
                         keeping = Some(started.or_fail(|| "cannot start a process")?);
                     }
                 }

@@ -18,20 +18,20 @@ const PAGE: u64 = 4096;
 
 /// A system call that waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(in super::super) struct Question {
     /// Names it in answers.
     id: u64,
     /// The thread, in the pid namespace of who hears this.
-    pub(super) thread: u32,
+    pub(in super::super) thread: u32,
     /// `AUDIT_ARCH_*`
-    pub(super) architecture: u32,
-    pub(super) number: u32,
+    pub(in super::super) architecture: u32,
+    pub(in super::super) number: u32,
     pub(super) arguments: [u64; 6],
 }
 
 /// What becomes of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(in super::super) enum Answer {
     /// The kernel executes it.
     Continue,
     /// It returns this.
@@ -42,7 +42,7 @@ pub(super) enum Answer {
 
 /// Where questions come in.
 #[derive(Debug)]
-pub(super) struct Listener(OwnedFd);
+pub(in super::super) struct Listener(OwnedFd);
 
 /// Filters all further system calls of this process through `program`; questions come in at the
 /// descriptor. Needs `CAP_SYS_ADMIN`.
@@ -76,7 +76,7 @@ fn install(program: &[sock_filter], flags: libc::c_ulong) -> io::Result<OwnedFd>
 }
 
 impl Listener {
-    pub(super) fn new(descriptor: OwnedFd) -> Self {
+    pub(in super::super) fn new(descriptor: OwnedFd) -> Self {
         let listener = Self(descriptor);
         // Faster where the kernel knows it, and the same where not.
         // SAFETY: takes flags by value.
@@ -87,7 +87,7 @@ impl Listener {
     }
 
     /// Waits for a question; `None` when who asked is gone already.
-    pub(super) fn receive(&self) -> io::Result<Option<Question>> {
+    pub(in super::super) fn receive(&self) -> io::Result<Option<Question>> {
         // SAFETY: plain data, for which zeroes are valid and which the kernel wants zeroed.
         let mut asked: seccomp_notif = unsafe { std::mem::zeroed() };
         let result = self.control(libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked);
@@ -106,7 +106,7 @@ impl Listener {
     }
 
     /// Answers a question. Who asked may be gone by now.
-    pub(super) fn answer(
+    pub(in super::super) fn answer(
         &self,
         question: &Question,
         answer: Result<Answer, Errno>,
@@ -171,12 +171,12 @@ impl Question {
     }
 
     /// An argument that is a descriptor, or `AT_FDCWD`.
-    pub(super) fn descriptor(&self, index: usize) -> i32 {
+    pub(in super::super) fn descriptor(&self, index: usize) -> i32 {
         self.number(index).cast_signed()
     }
 
     /// The text that an argument points to.
-    pub(super) fn text(&self, index: usize) -> Result<CString, Errno> {
+    pub(in super::super) fn text(&self, index: usize) -> Result<CString, Errno> {
         let mut address = self.word(index);
         let mut bytes = Vec::new();
         while bytes.len() < PATH_MAX {

@@ -1,0 +1,90 @@
+//! Which paths a step's processes ask for: written down while the kernel goes on as ever.
+//!
+//! The step has one more filter, that asks about each call with a path (`seccomp/watched.rs`). A
+//! process beside the step's supervisor reads the path from the memory of who asks, writes it into a
+//! file of rbuild's, and lets the call go on. That the memory can change meanwhile does not matter:
+//! nothing is decided by it.
+
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::message::{Failure, OrFail};
+use super::ownership::listener::{Answer, Listener, Question};
+use super::{procfs, syscalls};
+use crate::sandbox::seccomp::{self, Watched};
+
+/// What begins a line of the file for a path that was opened.
+pub(crate) const OPENED: u8 = b'o';
+/// And for one that was just looked at.
+const LOOKED_AT: u8 = b'l';
+
+/// What a watcher needs, got before its step starts.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    /// A `/proc` of the pid namespace in which questions come in.
+    proc: OwnedFd,
+    paths: std::fs::File,
+}
+
+impl Watcher {
+    /// Makes ready to write the paths into `file`.
+    pub(super) fn prepare(file: &Path) -> Result<Self, Failure> {
+        let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
+        let paths = fs_err::OpenOptions::new().create(true).append(true).open(file);
+        let paths = paths.or_fail(|| "cannot write down which paths a step asks for")?;
+        Ok(Self { proc, paths: paths.into_parts().0 })
+    }
+
+    /// Starts the process that hears what comes in at `listener`.
+    pub(super) fn start(&self, listener: OwnedFd) -> io::Result<OwnedFd> {
+        match syscalls::clone_process(rustix::thread::UnshareFlags::empty())? {
+            syscalls::Cloned::Parent(watcher) => Ok(watcher),
+            syscalls::Cloned::Child => {
+                let ended = rustix::process::fchdir(self.proc.as_fd())
+                    .map_err(io::Error::from)
+                    .and_then(|()| self.hear_all(&Listener::new(listener)));
+                std::process::exit(i32::from(ended.is_err()))
+            }
+        }
+    }
+
+    /// Hears until nobody is left to ask.
+    fn hear_all(&self, listener: &Listener) -> io::Result<()> {
+        loop {
+            let Some(question) = listener.receive()? else { continue };
+            if let Some(call) = seccomp::watched_call(question.architecture, question.number)
+                && let Some(path) = path(&question, call)
+            {
+                let mut line = vec![if call.opens { OPENED } else { LOOKED_AT }];
+                line.extend(path.as_os_str().as_bytes());
+                line.push(0);
+                // A full disk costs what would have been known, not the step.
+                let _ = (&self.paths).write_all(&line);
+            }
+            listener.answer(&question, Ok(Answer::Continue))?;
+        }
+    }
+}
+
+/// The path that a call names, from the step's root; `None` for a descriptor alone.
+fn path(question: &Question, call: Watched) -> Option<PathBuf> {
+    let text = question.text(call.path).ok()?;
+    if text.is_empty() {
+        return None;
+    }
+    let path = Path::new(OsStr::from_bytes(text.to_bytes()));
+    if path.is_absolute() {
+        return Some(path.to_owned());
+    }
+    let folder = call.folder.map_or(libc::AT_FDCWD, |index| question.descriptor(index));
+    let thread = question.thread;
+    let link = if folder == libc::AT_FDCWD {
+        format!("{thread}/cwd")
+    } else {
+        format!("{thread}/fd/{folder}")
+    };
+    Some(fs_err::read_link(link).ok()?.join(path))
+}
