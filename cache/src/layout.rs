@@ -3,13 +3,14 @@
 //! A name is kept whole in `org.opencontainers.image.ref.name`, and in `io.containerd.image.name`
 //! for tools that look there. Changing the file is reading, changing and replacing it under a lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::lock::Locks;
-use crate::oci::{Descriptor, Index, MediaType};
+use crate::oci::{Descriptor, Index, Manifest, MediaType};
 use crate::session::Session;
 use crate::store::{ContentStore, StoreError};
 
@@ -69,9 +70,13 @@ impl Layout {
     }
 
     /// Calls `image` by all of `names`, and takes them from what they named before. When this
-    /// returns, a power loss takes neither the names nor the blobs that this process wrote.
+    /// returns, a power loss takes neither the names nor what this process wrote of the image.
     pub fn set(&self, names: &[String], image: &Descriptor) -> Result<(), LayoutError> {
-        self.blobs.sync()?;
+        let mut parts = HashSet::new();
+        match self.parts(image, &mut parts) {
+            true => self.blobs.sync_those(|digest| parts.contains(digest))?,
+            false => self.blobs.sync()?,
+        }
         self.change(|index| {
             index.manifests.retain(|old| !names.iter().any(|name| is_called(old, name)));
             index.manifests.extend(names.iter().map(|name| called(image, name)));
@@ -86,6 +91,21 @@ impl Layout {
             removed = found.map(|position| index.manifests.remove(position));
         })?;
         Ok(removed)
+    }
+
+    /// Collects the blobs that `image` consists of. `false` when its documents do not say.
+    fn parts(&self, image: &Descriptor, parts: &mut HashSet<Digest>) -> bool {
+        if !parts.insert(image.digest) {
+            return true;
+        }
+        let Ok(bytes) = self.blobs.read(image) else { return false };
+        if image.media_type.is_index() {
+            let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return false };
+            return index.manifests.iter().all(|inner| self.parts(inner, parts));
+        }
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { return false };
+        parts.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest));
+        true
     }
 
     fn read(&self) -> Result<Index, LayoutError> {
@@ -154,6 +174,29 @@ mod tests {
         assert!(layout.remove("a:latest").unwrap().is_some());
         assert!(layout.remove("a:latest").unwrap().is_none());
         assert_eq!(layout.images().unwrap().into_keys().collect::<Vec<_>>(), ["a:1"]);
+    }
+
+    #[test]
+    fn an_image_is_what_its_documents_name() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        let blob = |text: &str| Descriptor::of(MediaType::OciLayer, text.as_bytes());
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "config": blob("config"), "layers": [blob("one"), blob("two")],
+        });
+        let put = |media_type: MediaType, value: &serde_json::Value| {
+            state.blobs().put(value.to_string().as_bytes()).unwrap();
+            Descriptor::of(media_type, value.to_string().as_bytes())
+        };
+        let manifest = put(MediaType::OciManifest, &manifest);
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+        let index = put(MediaType::OciIndex, &index);
+        let mut parts = HashSet::new();
+        assert!(state.layout().parts(&index, &mut parts));
+        let all = [&index, &manifest, &blob("config"), &blob("one"), &blob("two")];
+        assert_eq!(parts, all.iter().map(|part| part.digest).collect());
+        let absent = Descriptor::of(MediaType::OciManifest, b"absent");
+        assert!(!state.layout().parts(&absent, &mut HashSet::new()));
     }
 
     #[test]
