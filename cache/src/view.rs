@@ -312,6 +312,12 @@ impl View {
         Ok(Resolved { path, entry: None })
     }
 
+    /// Whether one of the layers is the folder that shows `entry` in `other`.
+    pub fn has_layer_of(&self, other: &Self, entry: &Entry) -> bool {
+        let folder = &other.roots[entry.layer].path;
+        self.roots.iter().any(|root| root.path == *folder)
+    }
+
     /// Opens a regular file for reading.
     ///
     /// # Errors
