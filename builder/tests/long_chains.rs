@@ -1,7 +1,12 @@
 //! A stage of more steps than the kernel mounts layers.
 
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::figure::figure;
 use crate::needs::{self, lacking};
-use crate::rbuild::{Rbuild, context, scratch};
+use crate::rbuild::{Rbuild, context, scratch, write};
 
 /// How many steps; 500 layers are the most that overlayfs mounts. More with `RBUILD_CHAIN`.
 fn steps() -> usize {
@@ -35,4 +40,47 @@ fn the_last_step_sees_what_all_the_others_made() {
     assert!(folders.contains("/folder/21\n"), "{folders}");
     let again = rbuild.build(&context).args(["--target", "long"]).succeeds();
     assert!(again.steps().iter().filter(|step| step.cached).count() > steps, "{again}");
+}
+
+#[test]
+fn a_stage_of_520_steps() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let mut text = "FROM busybox\n".to_owned();
+    for n in 0..260 {
+        writeln!(text, "RUN echo {n} > /ran-{n} && rm -f /ran-{} /lower/copied-{}", n - 1, n - 2)
+            .unwrap();
+        writeln!(text, "COPY file /lower/copied-{n}").unwrap();
+    }
+    let context = context(&[("Dockerfile", &text), ("file", "text\n")]);
+    let out = scratch();
+    let begun = Instant::now();
+    rbuild.build(&context).output("type=local", out.path()).succeeds();
+    let cold = begun.elapsed();
+    let names = |folder: &Path| {
+        let mut names: Vec<String> = fs_err::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&out.path().join("lower")), ["copied-257", "copied-258", "copied-259"][1..]);
+    let ran: Vec<String> =
+        names(out.path()).into_iter().filter(|name| name.starts_with("ran-")).collect();
+    assert_eq!(ran, ["ran-259"]);
+    // One more step sees all that the others left, mounted.
+    write(context.path().join("Dockerfile"), &format!("{text}RUN ls /lower / > /seen\n"));
+    let begun = Instant::now();
+    let again = rbuild.build(&context).output("type=local", out.path()).succeeds();
+    assert!(!again.step("RUN ls /lower / > /seen").cached);
+    assert_eq!(again.steps().iter().filter(|step| step.cached).count(), 520, "{again}");
+    let seen = fs_err::read_to_string(out.path().join("seen")).unwrap();
+    assert!(seen.contains("copied-259\n") && !seen.contains("copied-100\n"), "{seen}");
+    assert!(seen.contains("ran-259\n") && !seen.contains("ran-258\n"), "{seen}");
+    figure(&format!("520 steps: cold {cold:.1?}, one more {:.1?}", begun.elapsed()));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    rbuild.command().args(["cache", "verify"]).succeeds();
 }

@@ -46,6 +46,7 @@ mod hostile_layers;
 mod http_files;
 mod interrupts;
 mod language;
+mod linked_copies;
 mod long_chains;
 mod misses;
 mod ordinary_user;

@@ -174,7 +174,8 @@ mod tests {
             evidence: serde_json::json!({"op": {"run": {}}}),
             created: 1,
         };
-        state.index().insert(&[], &record).unwrap();
+        let key = rbuild_cache::digest::CacheKey(rbuild_cache::digest::Digest::of("key"));
+        state.index().insert(&[key], &record).unwrap();
         let usage = Usage::of(&state).unwrap();
         let [entry] = &usage.entries[..] else { panic!("{usage:?}") };
         let check = |given: &[&str], expected: bool| {

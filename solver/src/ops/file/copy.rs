@@ -207,6 +207,9 @@ fn copy_selection(
                 (Some(last), Some(identity)) => {
                     last.link(&folder.join(&name), identity, open.folder(), &name)
                 }
+                _ if may_link(step, selection, item, &metadata, time, below) => {
+                    link(&selection.view, item, &open, &name)
+                }
                 _ => Ok(false),
             };
             let create = || {
@@ -242,6 +245,41 @@ fn copy_selection(
         finish(destination, step, directory)?;
     }
     Ok(())
+}
+
+/// Whether `item`, which becomes a file like `metadata` of that `time`, can be the file that it is in
+/// the store: nothing about it is to be another, and its only name is not in the layers `below`,
+/// where the new one would be a hard link of it. A layer of `--link` lies on others than those.
+fn may_link(
+    step: &CopyStep,
+    selection: &Selection,
+    item: &Item,
+    metadata: &Metadata,
+    time: Timestamp,
+    below: &View,
+) -> bool {
+    let Metadata { mode, uid, gid, modified, links, .. } = item.metadata;
+    matches!(item.content, Content::File(_))
+        && !selection.view.may_change()
+        && !step.replace_symlinks
+        && links == 1
+        && !item.loses_xattrs
+        && (metadata.mode, metadata.uid, metadata.gid, time) == (mode, uid, gid, modified)
+        && !below.has_layer_of(&selection.view, &item.entry)
+}
+
+/// Links `item` as `name`; returns whether that is done. A file gets one further name at most: with
+/// more, two of them could meet in one tree.
+fn link(view: &View, item: &Item, open: &OpenDirectory, name: &OsStr) -> Result<bool, Errno> {
+    match view.link(&item.entry, open.folder(), name) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Errno::EXIST),
+        Err(_) => return Ok(false),
+    }
+    match Metadata::at(open.folder(), name) {
+        Ok(Some(linked)) if linked.links == 2 => Ok(true),
+        _ => rustix::fs::unlinkat(open.folder(), name, AtFlags::empty()).map(|()| false),
+    }
 }
 
 /// What `item` becomes, if it is a file that a later layer may link: one with a single name, and no
@@ -386,6 +424,7 @@ pub(super) fn copy_as_it_is(
         metadata,
         content,
         xattrs,
+        loses_xattrs: false,
         same_as: None,
     };
     let made = create(&metadata, metadata.modified, view, &item, open, entry.name());

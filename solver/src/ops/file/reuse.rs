@@ -59,6 +59,7 @@ impl Last {
         let (snapshot, files) = decoded(&bytes)?;
         // From now on nobody removes it while this process runs.
         state.snapshots().get(&snapshot).ok()??;
+        state.snapshots().ensure_whole(&snapshot).ok()?;
         let folder = fs_err::File::open(state.snapshots().folder(&snapshot)).ok()?;
         Some(Self { folder, files })
     }

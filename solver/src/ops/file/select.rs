@@ -40,6 +40,8 @@ pub(super) struct Item {
     pub(super) metadata: Metadata,
     pub(super) content: Content,
     pub(super) xattrs: Xattrs,
+    /// It has attributes that are lost.
+    pub(super) loses_xattrs: bool,
     /// An earlier item that is the same file.
     pub(super) same_as: Option<usize>,
 }
@@ -203,8 +205,10 @@ fn item(
     };
     // What users note on their files is lost, as in BuildKit; what the kernel goes by is not.
     let mut xattrs = view.xattrs(&entry)?;
+    let all = xattrs.len();
     xattrs.retain(|(name, _)| !name.to_bytes().starts_with(b"user."));
-    Ok(Item { path, entry, metadata, content, xattrs, same_as: None })
+    let loses_xattrs = xattrs.len() < all;
+    Ok(Item { path, entry, metadata, content, xattrs, loses_xattrs, same_as: None })
 }
 
 /// Two names are one file only inside one layer: the store may keep equal files of several layers
