@@ -10,7 +10,7 @@ declare -A package=(
   [cc]="gcc libc6-dev" [curl]="curl ca-certificates" [python3]=python3 [git]=git [openssl]=openssl
   [busybox]=busybox-static [mmdebstrap]=mmdebstrap [docker-registry]=docker-registry
   [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [runc]=runc [buildah]=buildah [setpriv]=util-linux
-  [newuidmap]=uidmap [pasta]=passt
+  [newuidmap]=uidmap [pasta]=passt [strace]=strace
 )
 
 has() { PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin command -v "$1" >/dev/null; }

@@ -630,6 +630,48 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_records_do_not_slow_a_look_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(&folder.path().join("index.db")).unwrap();
+        let fill = |from: usize, to: usize| {
+            index
+                .change(|transaction| {
+                    for n in from..to {
+                        let snapshot = SnapshotId::random();
+                        let id = transaction
+                            .prepare_cached(
+                                "INSERT INTO results
+                                 (snapshot, content, description, evidence, created)
+                                 VALUES (?1, ?2, 'RUN make', '{}', 1)",
+                            )?
+                            .insert(params![snapshot.as_str(), [7_u8; 32]])?;
+                        add_keys(transaction, id, &snapshot, &[key(&n.to_string())])?;
+                    }
+                    Ok(())
+                })
+                .unwrap();
+        };
+        let look_up = |records: usize| {
+            let begun = std::time::Instant::now();
+            for n in 0..1000 {
+                let key = key(&(n * 7919 % records).to_string());
+                assert!(index.lookup(&key).unwrap().is_some());
+            }
+            begun.elapsed() / 1000
+        };
+        fill(0, 100);
+        look_up(100);
+        let few = look_up(100);
+        fill(100, 100_000);
+        look_up(100_000);
+        let many = look_up(100_000);
+        let figure = format!("look-up among 100 records {few:.1?}, among 100,000 {many:.1?}\n");
+        std::io::Write::write_all(&mut std::io::stderr(), figure.as_bytes()).unwrap();
+        // A level or two more of a tree; the rest is room for a busy machine.
+        assert!(many < few * 10 + std::time::Duration::from_micros(200), "{figure}");
+    }
+
+    #[test]
     fn memos_are_kept_apart_by_kind() {
         let folder = tempfile::tempdir().unwrap();
         let index = Index::open(&folder.path().join("index.db")).unwrap();
