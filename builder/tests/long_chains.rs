@@ -81,6 +81,6 @@ fn a_stage_of_520_steps() {
     assert!(seen.contains("copied-259\n") && !seen.contains("copied-100\n"), "{seen}");
     assert!(seen.contains("ran-259\n") && !seen.contains("ran-258\n"), "{seen}");
     figure(&format!("520 steps: cold {cold:.1?}, one more {:.1?}", begun.elapsed()));
-    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert!(begun.elapsed() < Duration::from_mins(1));
     rbuild.command().args(["cache", "verify"]).succeeds();
 }

@@ -21,7 +21,7 @@ fn builds_during_prunes() {
     for round in 0..n as u64 {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let pruner = scope.spawn(|| {
+            let pruning = scope.spawn(|| {
                 let mut count = 0;
                 while !done.load(Ordering::Relaxed) {
                     rbuild.command().args(["prune", "--all", "-f"]).succeeds();
@@ -46,7 +46,7 @@ fn builds_during_prunes() {
                 }
             }
             done.store(true, Ordering::Relaxed);
-            prunes += pruner.join().unwrap();
+            prunes += pruning.join().unwrap();
         });
         let verified = rbuild.command().args(["cache", "verify"]).run();
         if !verified.status.success() {

@@ -51,9 +51,9 @@ impl Work {
     pub(crate) fn new() -> Self {
         let context = context(&[("Dockerfile", DOCKERFILE)]);
         for n in 0..60_u32 {
-            let text: String =
+            let lines: Vec<String> =
                 (0..300).map(|line| format!("{n} {}\n", line * 7919 % 1009)).collect();
-            write(context.path().join(format!("data/{n}")), &text);
+            write(context.path().join(format!("data/{n}")), &lines.concat());
         }
         Self { context }
     }

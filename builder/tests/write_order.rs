@@ -83,17 +83,17 @@ fn names_come_after_what_they_name() {
         .map(|call| path_of(call))
         .collect();
     let mut wrong = Vec::new();
-    let mut names = 0;
+    let mut blobs = 0;
     for call in &trace.0[..named] {
         let Some(to) = renamed_to(call) else { continue };
         if to.starts_with(&format!("{root}/blobs/")) {
-            names += 1;
+            blobs += 1;
             if !synced.contains(to) {
                 wrong.push(format!("{to} is not on the disk before the image's name"));
             }
         }
     }
-    assert!(names >= 4, "layers, config and manifest: {names}");
+    assert!(blobs >= 4, "layers, config and manifest: {blobs}");
     let folder = format!("{root}/blobs/sha256");
     if !synced.contains(folder.as_str()) {
         wrong.push("the names of blobs are not on the disk".into());
@@ -127,7 +127,7 @@ fn names_come_after_what_they_name() {
         records += usize::from(trace.0[position..].iter().any(wrote));
     }
     assert!(records >= 4, "a record for each step: {records}");
-    figure(&format!("P36 wrong {} of {} names", wrong.len(), names + records + 2));
+    figure(&format!("P36 wrong {} of {} names", wrong.len(), blobs + records + 2));
     assert_eq!(wrong, Vec::<String>::new());
 }
 
