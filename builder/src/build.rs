@@ -32,6 +32,7 @@ use rbuild_solver::tree::{Tree, TreeLayer};
 use crate::context::Contexts;
 use crate::epoch;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
+use crate::foreign;
 use crate::http::HttpFiles;
 use crate::image::BuiltImage;
 use crate::image_source::{Images, ResolveMode};
@@ -150,6 +151,7 @@ impl<'a> Session<'a> {
         targets.extend(&full);
         let stages = stage_size::last_steps(&graph, &targets);
         targets.extend(stages.iter().map(|(_, id)| id));
+        foreign::check(&graph, &targets, &dockerfile.source)?;
         let proxies = self.options(&Platform::host(), contexts).proxies();
         let mut surroundings = self.surroundings(&contexts.folders, proxies)?;
         surroundings.arguments = dockerfile.argument_names();

@@ -61,6 +61,8 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Read a Dockerfile and say what is wrong with it, building nothing
     Check(Box<BuildArgs>),
+    /// Build twice from nothing, and show what is different first if the images are not the same
+    Reproduce(Box<BuildArgs>),
     /// List the images in the local store
     Images(ImagesArgs),
     /// Show what images in the local store consist of, as JSON
@@ -204,6 +206,9 @@ pub struct PushArgs {
     /// Names of images in the local store
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+    /// Only this platform of each
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
@@ -218,6 +223,9 @@ pub struct PullArgs {
     /// This platform [default: this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
+    /// All platforms, with what the image says of itself: the whole index
+    #[arg(short, long, conflicts_with = "platform")]
+    pub all_platforms: bool,
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,

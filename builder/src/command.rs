@@ -14,6 +14,7 @@ mod list_format;
 mod load;
 mod login;
 mod prune;
+mod reproduce;
 mod save;
 mod slim;
 pub(crate) mod table;
@@ -42,6 +43,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<(), BuildError> {
         Command::Rmi(arguments) => images::remove(&cli.global, arguments, environment),
         Command::Push(arguments) => transfer::push(&cli.global, arguments, environment),
         Command::Pull(arguments) => transfer::pull(&cli.global, arguments, environment),
+        Command::Reproduce(arguments) => reproduce::run(&cli.global, arguments, environment),
         Command::Save(arguments) => save::run(&cli.global, arguments, environment),
         Command::Load(arguments) => load::run(&cli.global, arguments, environment),
         Command::Login(arguments) => login::login(&cli.global, arguments, environment),

@@ -156,6 +156,16 @@ pub fn exporter(
     Ok(exporter)
 }
 
+/// How the first output that is an image writes it; as by default if there is none.
+pub(crate) fn image_options(request: &BuildRequest) -> Result<ImageOptions, UsageError> {
+    let is_image = |output: &&OutputSpec| {
+        matches!(output.kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker)
+    };
+    let output = request.outputs.iter().find(is_image).cloned();
+    let output = output.unwrap_or_else(|| OutputSpec::new(OutputKind::Image));
+    Attributes::of(&output).image_options(request)
+}
+
 /// Writes an archive of local images.
 pub(crate) fn save(
     archive: &ImageArchive,

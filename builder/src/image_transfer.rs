@@ -57,8 +57,56 @@ pub async fn pull(
     Ok(resolved)
 }
 
-/// Sends the local image called `name` to its registry.
-pub async fn push(images: &Images, name: &str, task: &Task) -> Result<Pushed, ImageSourceError> {
+/// Brings all that `name` stands for at its registry here: every platform, and what is said of them.
+/// Returns the digest of it.
+pub async fn pull_all(
+    images: &Images,
+    name: &str,
+    task: &Task,
+) -> Result<Digest, ImageSourceError> {
+    let image: ImageRef = name.parse().map_err(plain)?;
+    let (puller, store) = (images.registry().puller(), images.state().blobs());
+    let (root, bytes) = puller.manifest(&image).await?;
+    store.put(&bytes).map_err(plain)?;
+    let (mut open, mut blobs) = (vec![(root.clone(), bytes, 0)], Vec::new());
+    while let Some((descriptor, bytes, depth)) = open.pop() {
+        if depth > image_document::DEEPEST {
+            return Err(plain(image_document::DocumentError::Deep));
+        }
+        match image_document::parse(&descriptor, &bytes).map_err(plain)? {
+            Document::Index(index) => {
+                for child in index.manifests {
+                    let (_, bytes) = puller.manifest(&image.with_digest(child.digest)).await?;
+                    store.put(&bytes).map_err(plain)?;
+                    open.push((child, bytes, depth + 1));
+                }
+            }
+            Document::Manifest(manifest) => {
+                blobs.extend(manifest.layers.into_iter().chain([manifest.config]));
+            }
+        }
+    }
+    let mut known = std::collections::HashSet::new();
+    blobs.retain(|blob| known.insert(blob.digest));
+    let fetched = blobs.iter().map(|blob| puller.fetch(&image, blob, store, None, task));
+    let mut fetched: FuturesUnordered<_> = fetched.collect();
+    while fetched.try_next().await?.is_some() {}
+    drop(fetched);
+    for blob in &blobs {
+        images.note_origin(&blob.digest, &image);
+    }
+    images.state().layout().set(&[image.to_string()], &root).map_err(plain)?;
+    Ok(root.digest)
+}
+
+/// Sends the local image called `name` to its registry; of an index just what is for `platform`, if
+/// one is given. Returns what it came to, and the digest that the name stands for there.
+pub async fn push(
+    images: &Images,
+    name: &str,
+    platform: Option<&Platform>,
+    task: &Task,
+) -> Result<(Pushed, Digest), ImageSourceError> {
     let image: ImageRef = name.parse().map_err(plain)?;
     let root = images.state().layout().get(&image.to_string()).map_err(plain)?;
     let root = root.ok_or_else(|| ImageSourceError {
@@ -66,10 +114,34 @@ pub async fn push(images: &Images, name: &str, task: &Task) -> Result<Pushed, Im
         hint: Some("`rbuild images` lists them".to_owned()),
         source: None,
     })?;
+    let root = match platform {
+        None => root,
+        Some(platform) => for_platform(images, &root, platform)?,
+    };
     let content = content(images, &root)?;
     let source: Arc<dyn BlobSource> = Arc::new(StoredBlobs::new(images.clone(), HashMap::new()));
     let pusher = images.registry().pusher();
-    Ok(pusher.push(&image, Naming::Tag, &content, &source, task).await?)
+    Ok((pusher.push(&image, Naming::Tag, &content, &source, task).await?, root.digest))
+}
+
+/// The manifest in `root` that is for `platform`.
+fn for_platform(
+    images: &Images,
+    root: &Descriptor,
+    platform: &Platform,
+) -> Result<Descriptor, ImageSourceError> {
+    let mut found = root.clone();
+    for _ in 0..=image_document::DEEPEST {
+        let bytes = images.state().blobs().read(&found).map_err(plain)?;
+        match image_document::parse(&found, &bytes).map_err(plain)? {
+            Document::Manifest(_) => return Ok(found),
+            Document::Index(index) => {
+                let chosen = image_document::choose(&index.manifests, platform);
+                found = chosen.map_err(plain)?.clone();
+            }
+        }
+    }
+    Err(plain(image_document::DocumentError::Deep))
 }
 
 /// Everything that the local image `root` consists of.

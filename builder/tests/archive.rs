@@ -37,6 +37,14 @@ impl OciArchive {
         Self { folder, digest, manifest, config }
     }
 
+    /// The digest that the archive's index names: of a manifest or an index.
+    #[track_caller]
+    pub(crate) fn open_root(path: &Path) -> String {
+        let files = tar_files(fs_err::File::open(path).unwrap());
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        index["manifests"][0]["digest"].as_str().unwrap().to_owned()
+    }
+
     /// The number of layers.
     pub(crate) fn layers(&self) -> usize {
         self.manifest["layers"].as_array().unwrap().len()

@@ -87,6 +87,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Another command, such as one around `rbuild`.
+    pub(crate) fn of(mut command: Command) -> Self {
+        command.stdin(Stdio::null());
+        Self { command, stdin: None }
+    }
+
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self

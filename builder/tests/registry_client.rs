@@ -87,7 +87,7 @@ impl Side {
     }
 
     pub(crate) async fn push(&self, name: &str) -> Result<Pushed, ImageSourceError> {
-        image_transfer::push(&self.images, name, &task()).await
+        image_transfer::push(&self.images, name, None, &task()).await.map(|(pushed, _)| pushed)
     }
 
     pub(crate) async fn pull(&self, name: &str) -> Result<Descriptor, ImageSourceError> {

@@ -65,7 +65,7 @@ fn build(mut request: BuildRequest) -> Result<(), BuildError> {
 
 /// Lets ordinary users own the files of layers and mount them. Comes before the display, since
 /// afterwards this process has more than one thread.
-fn become_root(request: &BuildRequest) -> Result<(), BuildError> {
+pub(super) fn become_root(request: &BuildRequest) -> Result<(), BuildError> {
     let identity = super::become_root()?;
     if identity == Identity::Single {
         note(

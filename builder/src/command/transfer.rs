@@ -2,10 +2,11 @@
 
 use std::future::Future;
 
-use rbuild_cache::oci::{ImageRef, Platform};
+use rbuild_cache::oci::ImageRef;
 use rbuild_solver::image_source::ImageSourceError;
 use rbuild_solver::progress::{EventKind, Reporter, Task};
 
+use super::inspect::platform;
 use super::{print, run_async};
 use crate::cli::{GlobalArgs, PullArgs, PushArgs};
 use crate::error::{BuildError, ErrorKind};
@@ -14,7 +15,7 @@ use crate::image_transfer;
 use crate::local_image::{self, LocalImageError};
 use crate::progress::{Display, End};
 use crate::registry::Registry;
-use crate::request::{Environment, ProgressMode, Settings, UsageError};
+use crate::request::{Environment, ProgressMode, Settings};
 
 /// Brings images into the local store.
 pub(super) fn pull(
@@ -23,17 +24,18 @@ pub(super) fn pull(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let settings = settings(global, arguments.quiet, environment)?;
-    let platform = arguments.platform.as_ref().map(|text| {
-        text.parse::<Platform>().map_err(|_| {
-            let reason = "expected os/arch[/variant], such as linux/amd64";
-            UsageError::value("--platform", text, reason)
-        })
-    });
-    let platform = platform.transpose()?;
+    let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
     let images = images(&settings)?;
     for name in &names {
         let (name, platform, images) = (name.to_string(), platform.as_ref(), &images);
+        if arguments.all_platforms {
+            let digest = with_progress(&settings, &format!("pull {name}"), async |task| {
+                image_transfer::pull_all(images, &name, &task).await
+            })?;
+            print(&format!("{name}@{digest}\n"))?;
+            continue;
+        }
         let resolved = with_progress(&settings, &format!("pull {name}"), async |task| {
             image_transfer::pull(images, &name, platform, &task).await
         })?;
@@ -49,16 +51,15 @@ pub(super) fn push(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let settings = settings(global, arguments.quiet, environment)?;
+    let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
     let images = images(&settings)?;
     for name in &names {
         let (name, images) = (name.to_string(), &images);
-        with_progress(&settings, &format!("push {name}"), async |task| {
-            image_transfer::push(images, &name, &task).await
+        let (_, digest) = with_progress(&settings, &format!("push {name}"), async |task| {
+            image_transfer::push(images, &name, platform.as_ref(), &task).await
         })?;
-        let pushed = images.state().layout().get(&name).map_err(LocalImageError::Layout)?;
-        let digest = pushed.map_or(String::new(), |root| format!("@{}", root.digest));
-        print(&format!("{name}{digest}\n"))?;
+        print(&format!("{name}@{digest}\n"))?;
     }
     Ok(())
 }

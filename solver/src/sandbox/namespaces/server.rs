@@ -41,6 +41,11 @@ const PROTECTED: &str = "__sandbox-protected";
 /// To be called first in `main`, before there is a second thread.
 pub fn serve_when_asked() {
     let Some(argument) = std::env::args_os().nth(1) else { return };
+    if argument == ARGUMENT || argument == PROTECTED {
+        // Mount points that are made in a step's tree are part of its layer: their modes must not
+        // depend on the caller's mask.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    }
     let served = if argument == ARGUMENT {
         let Err(failure) = prepare();
         serve(Some(&failure))

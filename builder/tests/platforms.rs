@@ -1,0 +1,118 @@
+//! Images for several platforms.
+
+use crate::needs::{self, Need, lacking};
+use crate::rbuild::{Rbuild, context};
+use crate::registry::TestRegistry;
+
+/// An image for arm64 with a program in it that is none.
+fn arm_base(rbuild: &Rbuild) {
+    let files = [("Dockerfile", "FROM scratch\nCOPY sh /bin/sh\n"), ("sh", "no program\n")];
+    let folder = context(&files);
+    let build = rbuild.command().args(["build", "--platform", "linux/arm64", "-t", "arm:v1"]);
+    build.arg(folder.path()).succeeds();
+}
+
+#[test]
+fn what_a_foreign_step_lacks_is_named_before_the_first_step_runs() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    if fs_err::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2) {
+        // This machine may well run such programs.
+        return;
+    }
+    let rbuild = Rbuild::new();
+    arm_base(&rbuild);
+    let dockerfile = "FROM busybox AS native\nRUN touch /ran\nFROM arm:v1\nCOPY --from=native /ran /\n\
+                      RUN make\n";
+    let folder = context(&[("Dockerfile", dockerfile)]);
+    let outcome = rbuild.build(&folder).args(["--platform", "linux/arm64"]).exits(1);
+    outcome.assert_stderr_has(&[
+        "cannot run: this machine is `linux/amd64`",
+        "programs for `linux/arm64`",
+        "Dockerfile:5:1",
+        "qemu-user-static",
+        "$BUILDPLATFORM",
+    ]);
+    assert!(!outcome.has_step("RUN touch /ran"), "nothing was run\n{outcome}");
+    // Without a step that runs its programs, it is built.
+    let folder = context(&[("Dockerfile", "FROM arm:v1\nENV A=b\n")]);
+    rbuild.build(&folder).args(["--platform", "linux/arm64"]).succeeds();
+}
+
+#[test]
+fn an_index_is_pushed_and_pulled_whole_or_for_one_platform() {
+    if lacking(&[Need::Program("docker-registry")]) {
+        return;
+    }
+    let (rbuild, registry) = (Rbuild::new(), TestRegistry::open());
+    let name = format!("{}/multi:v1", registry.host);
+    let dockerfile = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY file /\n";
+    let folder = context(&[("Dockerfile", dockerfile), ("file", "text\n")]);
+    let build = rbuild.command().args(["build", "--platform", "linux/amd64,linux/arm64"]);
+    let build = build.args(["--provenance=mode=min", "-t", &name]).arg(folder.path());
+    build.succeeds();
+    rbuild.command().args(["push", "-q", &name]).succeeds();
+    let digest = |rbuild: &Rbuild| {
+        let run = rbuild.command().args(["images", "--format", "{{.Digest}}"]);
+        run.succeeds().stdout.trim().to_owned()
+    };
+    let other = Rbuild::new();
+    let pulled = other.command().args(["pull", "-q", "--all-platforms", &name]).succeeds();
+    assert_eq!(pulled.stdout.trim(), format!("{name}@{}", digest(&rbuild)));
+    assert_eq!(digest(&other), digest(&rbuild));
+    let said = other.command().args(["inspect", "--provenance", "-f", "{{.Platform}}", &name]);
+    let said = said.run();
+    assert!(said.status.success(), "{said}");
+    let arch = |rbuild: &Rbuild| {
+        let run = rbuild.command().args(["inspect", "-f", "{{.Architecture}}", &name]);
+        run.succeeds().stdout
+    };
+    assert_eq!(arch(&other), "amd64\narm64\n");
+    let arm = Rbuild::new();
+    arm.command().args(["pull", "-q", "--platform", "linux/arm64", &name]).succeeds();
+    assert_eq!(arch(&arm), "arm64\n");
+    // One platform of it, pushed under another name, is a plain image there.
+    let one = format!("{}/one:v1", registry.host);
+    other.command().args(["tag", &name, &one]).succeeds();
+    other.command().args(["push", "-q", "--platform", "linux/arm64", &one]).succeeds();
+    let plain = Rbuild::new();
+    plain.command().args(["pull", "-q", "--all-platforms", &one]).succeeds();
+    let run = plain.command().args(["inspect", "-f", "{{.Architecture}}", &one]);
+    assert_eq!(run.succeeds().stdout, "arm64\n");
+}
+
+#[test]
+fn a_referrer_leaves_the_image_as_it_is() {
+    if lacking(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
+        return;
+    }
+    let (rbuild, registry) = (Rbuild::new(), TestRegistry::open());
+    let name = format!("{}/app:v1", registry.host);
+    let folder = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let push = |output: &str, flags: &[&str]| {
+        let run = rbuild.command().args(["build", "-t", &name, "-o", output]).args(flags);
+        run.env("SOURCE_DATE_EPOCH", "0").arg(folder.path()).succeeds();
+        let raw = ["inspect", "--raw", "--tls-verify=false"];
+        let shown =
+            crate::rbuild::run("skopeo", &[&raw[..], &[&format!("docker://{name}")]].concat());
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()
+    };
+    let plain = push("type=registry", &[]);
+    let said = push("type=registry,attestations=referrer", &["--provenance=mode=max"]);
+    assert_eq!(plain, said);
+    let again = push("type=registry,attestations=referrer", &["--provenance=mode=max"]);
+    assert_eq!(plain, again);
+    let pulled = rbuild.command().args(["pull", "-q", &name]).succeeds().stdout;
+    let hex = pulled.trim().rsplit(':').next().unwrap().to_owned();
+    let tag = format!("docker://{}/app:sha256-{hex}", registry.host);
+    let index = crate::rbuild::run("skopeo", &["inspect", "--raw", "--tls-verify=false", &tag]);
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let listed = index["manifests"].as_array().unwrap();
+    assert_eq!(listed.len(), 1, "{index}");
+    let kind = "application/vnd.docker.attestation.manifest.v1+json";
+    assert_eq!(listed[0]["artifactType"], kind);
+    let run = rbuild.command().args(["build", "-o", "type=image,attestations=referrer"]);
+    let refused = run.arg("--provenance").arg(folder.path()).exits(2);
+    refused.assert_stderr_has(&["the local store has no referrers"]);
+}
