@@ -69,5 +69,6 @@ mod reproducible;
 mod resources;
 mod sandbox;
 mod surroundings;
+mod tar_readers;
 mod users;
 mod write_order;

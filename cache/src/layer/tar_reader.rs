@@ -522,6 +522,11 @@ struct Names {
 
 impl Names {
     fn path(&self, header: &Header, records: &Records) -> Result<Vec<u8>, TarError> {
+        let bytes = header.as_bytes();
+        // Some readers go by the version and take what stands there for padding.
+        if bytes[257..263] == *b"ustar\0" && bytes[263..265] != *b"00" && bytes[345] != 0 {
+            return Err(TarError::Name("a prefix in a header of unknown version"));
+        }
         choose(self.long_path.as_ref(), records.path.as_ref(), || header.path_bytes().into_owned())
     }
 
