@@ -172,7 +172,9 @@ fn nothing_of_the_caller_leaks() {
     if let Ok(outcome) = fixture.try_run(process) {
         assert!(!outcome.stdout.contains("etc\n") || outcome.stdout.starts_with('/'));
     }
-    println!("P22 leaks 0 / 9 (descriptors, environment, program, root, folder, keys, groups, processes, working directory)");
+    println!(
+        "P22 leaks 0 / 9 (descriptors, environment, program, root, folder, keys, groups, processes, working directory)"
+    );
 }
 
 fn rbuild_cannot_be_overwritten() {
