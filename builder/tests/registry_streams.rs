@@ -59,10 +59,14 @@ fn found(folder: &Path, name: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs_err::read_dir(folder) else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     paths
-        .flat_map(|path| match path.file_name() == Some(name.as_ref()) {
-            true => vec![path],
-            false if path.is_dir() => found(&path, name),
-            false => Vec::new(),
+        .flat_map(|path| {
+            if path.file_name() == Some(name.as_ref()) {
+                vec![path]
+            } else if path.is_dir() {
+                found(&path, name)
+            } else {
+                Vec::new()
+            }
         })
         .collect()
 }

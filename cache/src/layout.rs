@@ -73,9 +73,10 @@ impl Layout {
     /// returns, a power loss takes neither the names nor what this process wrote of the image.
     pub fn set(&self, names: &[String], image: &Descriptor) -> Result<(), LayoutError> {
         let mut parts = HashSet::new();
-        match self.parts(image, &mut parts) {
-            true => self.blobs.sync_those(|digest| parts.contains(digest))?,
-            false => self.blobs.sync()?,
+        if self.parts(image, &mut parts) {
+            self.blobs.sync_those(|digest| parts.contains(digest))?;
+        } else {
+            self.blobs.sync()?;
         }
         self.change(|index| {
             index.manifests.retain(|old| !names.iter().any(|name| is_called(old, name)));
