@@ -61,11 +61,30 @@ pub fn filter(profile: Profile) -> Vec<sock_filter> {
     filter_for(profile, native, other)
 }
 
-/// Returns which of the calls that [`Profile::DockerAsking`] asks about has this number on this
-/// architecture (`AUDIT_ARCH_*`).
-pub fn asked_call(architecture: u32, number: u32) -> Option<Call> {
-    let (_, numbers) = ARCHITECTURES.into_iter().find(|(other, _)| *other == architecture)?;
-    asked::asked(numbers).find(|(other, _)| *other == number).map(|(_, call)| call)
+/// The calls that [`Profile::DockerAsking`] asks about, by architecture (`AUDIT_ARCH_*`) and number:
+/// looked up for every question.
+#[derive(Debug)]
+pub struct AskedCalls([(u32, Vec<Option<Call>>); 2]);
+
+impl AskedCalls {
+    /// Those of the architecture that rbuild was compiled for, and of the 32-bit one beside it.
+    pub fn of_this_machine() -> Self {
+        Self(ARCHITECTURES.map(|(architecture, numbers)| {
+            let mut calls = Vec::new();
+            for (number, call) in asked::asked(numbers) {
+                let place = number as usize;
+                calls.resize(calls.len().max(place + 1), None);
+                calls[place] = Some(call);
+            }
+            (architecture, calls)
+        }))
+    }
+
+    /// The call with this number.
+    pub fn get(&self, architecture: u32, number: u32) -> Option<Call> {
+        let (_, calls) = self.0.iter().find(|(other, _)| *other == architecture)?;
+        *calls.get(number as usize)?
+    }
 }
 
 /// Returns what the call with this number on this architecture looks for, if
@@ -473,6 +492,12 @@ mod tests {
     #[test]
     fn every_name_that_is_asked_about_exists() {
         assert_eq!(asked::asked(Numbers::X86_64).count(), 38);
+        let asked = AskedCalls::of_this_machine();
+        let (architecture, numbers) = ARCHITECTURES[0];
+        for (number, call) in asked::asked(numbers) {
+            assert_eq!(asked.get(architecture, number), Some(call));
+        }
+        assert_eq!(asked.get(architecture, 0xffff), None);
         // Without the calls that have a successor with a folder.
         assert_eq!(asked::asked(Numbers::Aarch64).count(), 29);
         assert_eq!(asked::asked(Numbers::X86).count(), 34);

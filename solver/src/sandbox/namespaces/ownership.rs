@@ -35,7 +35,7 @@ use self::listener::{Answer, Listener, Question};
 use super::message::{Failure, OrFail};
 use super::{procfs, syscalls};
 use crate::sandbox::Credentials;
-use crate::sandbox::seccomp::{self, Call};
+use crate::sandbox::seccomp::{AskedCalls, Call};
 
 pub(super) use self::listener::install_filter;
 pub(super) use rbuild_cache::ownership::Ownership;
@@ -96,6 +96,7 @@ pub(super) fn mark_first() -> Result<(), Failure> {
 /// The keeper at work.
 struct Keeping {
     listener: Listener,
+    calls: AskedCalls,
     /// Who processes believe to be; each by its place.
     identities: Vec<Identity>,
     has_root: bool,
@@ -106,7 +107,8 @@ struct Keeping {
 impl Keeping {
     fn new(first: Identity, listener: OwnedFd) -> Self {
         let listener = Listener::new(listener);
-        Self { listener, identities: vec![first], has_root: false, roots_differ: false }
+        let calls = AskedCalls::of_this_machine();
+        Self { listener, calls, identities: vec![first], has_root: false, roots_differ: false }
     }
 
     /// Answers until nobody is left to ask.
@@ -121,7 +123,7 @@ impl Keeping {
 
     fn answer(&mut self, question: &Question) -> Result<Answer, Errno> {
         use Kind::{Group, User};
-        let Some(call) = seccomp::asked_call(question.architecture, question.number) else {
+        let Some(call) = self.calls.get(question.architecture, question.number) else {
             return Ok(Answer::Continue);
         };
         let number = |index| question.number(index);

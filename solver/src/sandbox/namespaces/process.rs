@@ -128,13 +128,11 @@ fn confine(
     if Ownership::of_this_process() == Ownership::Remembered {
         install_asking_filter(security, filter, on_listener)?;
         // Whoever it believes to be, it is root to the kernel.
-        let sets = CapabilitySets {
-            effective: bounding,
-            permitted: bounding,
-            inheritable: CapabilitySet::empty(),
+        let set = match security {
+            SecurityMode::Sandbox => set_all(bounding, CapabilitySet::empty()),
+            SecurityMode::Insecure => keep_all(bounding),
         };
-        return rustix::thread::set_capabilities(None, sets)
-            .or_fail(|| "cannot set the capabilities");
+        return set.or_fail(|| "cannot set the capabilities");
     }
     if process.watch.is_some() {
         let listener = ownership::install_filter(&seccomp::filter(Profile::Watching))
@@ -151,14 +149,7 @@ fn confine(
     match security {
         // Root gets the bounding set by executing; another user is left with nothing.
         SecurityMode::Sandbox if user.uid != 0 => Ok(()),
-        SecurityMode::Sandbox => rustix::thread::set_capabilities(
-            None,
-            CapabilitySets {
-                effective: bounding,
-                permitted: bounding,
-                inheritable: CapabilitySet::empty(),
-            },
-        ),
+        SecurityMode::Sandbox => set_all(bounding, CapabilitySet::empty()),
         SecurityMode::Insecure => keep_all(bounding),
     }
     .or_fail(|| "cannot set the capabilities")
@@ -205,10 +196,14 @@ fn drop_from_bounding_set(keep: CapabilitySet) -> rustix::io::Result<()> {
     Ok(())
 }
 
+fn set_all(all: CapabilitySet, inheritable: CapabilitySet) -> rustix::io::Result<()> {
+    let sets = CapabilitySets { effective: all, permitted: all, inheritable };
+    rustix::thread::set_capabilities(None, sets)
+}
+
 /// Passes all capabilities on, whoever the user is, as BuildKit does for `security.insecure`.
 fn keep_all(all: CapabilitySet) -> rustix::io::Result<()> {
-    let sets = CapabilitySets { effective: all, permitted: all, inheritable: all };
-    rustix::thread::set_capabilities(None, sets)?;
+    set_all(all, all)?;
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if all.contains(capability) {
