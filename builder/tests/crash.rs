@@ -45,7 +45,7 @@ fn builds_and_exports_that_are_killed() {
 
     let rbuild = Rbuild::new();
     let (mut killed, mut wrong, mut partial) = (0, 0, 0);
-    let n = rounds(12);
+    let n = rounds(6);
     for round in 0..n {
         match chance.below(4) {
             // From nothing.
@@ -94,7 +94,7 @@ fn prunes_that_are_killed() {
     let rbuild = Rbuild::new();
     let expected = work.files(&rbuild, 0);
     let (mut killed, mut wrong) = (0, 0);
-    let n = rounds(8);
+    let n = rounds(4);
     for round in 0..n {
         for nonce in 0..3 {
             work.build(&rbuild, round as u64 * 3 + nonce).args(["-t", "sample:v1"]).succeeds();
@@ -133,7 +133,7 @@ fn pulls_that_are_killed() {
     Rbuild::new().command().args(["pull", &image]).succeeds();
     let took = begun.elapsed();
     let (mut killed, mut wrong) = (0, 0);
-    let n = rounds(6);
+    let n = rounds(4);
     for round in 0..n {
         let rbuild = Rbuild::new();
         let pull = match chance.below(2) {

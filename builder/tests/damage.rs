@@ -62,7 +62,7 @@ fn damaged_files_are_never_used() {
     let expected = work.files(&rbuild, 0);
     work.build(&rbuild, 0).args(["-t", "sample:v1"]).succeeds();
     let (mut silent, mut refused, mut done) = (0, 0, 0);
-    let most = rounds(24);
+    let most = rounds(12);
     for round in 0..most {
         let mut all = Vec::new();
         for folder in ["blobs", "snapshots", "context"] {

@@ -81,10 +81,10 @@ fn errors_of_the_disk_at_the_kth_write() {
     let work = Work::new();
     let expected = work.files(&Rbuild::new(), 0);
     let mut failures = 0;
-    let n = rounds(8);
+    let n = rounds(4);
     for round in 0..n {
         let error = ["ENOSPC", "EIO"][round % 2];
-        let k = 1 + round * round;
+        let k = 1 + round * round * round;
         let rbuild = Rbuild::new();
         let archive = rbuild.home.path().join("out.tar");
         let mut injected = Work::archive(work.build(&rbuild, 0), &archive);

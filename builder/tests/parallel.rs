@@ -17,7 +17,7 @@ fn builds_during_prunes() {
     let expected = work.files(&Rbuild::new(), 0);
     let rbuild = Rbuild::new();
     let (mut wrong, mut prunes) = (0, 0);
-    let n = rounds(3);
+    let n = rounds(2);
     for round in 0..n as u64 {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
