@@ -64,8 +64,11 @@ pub(crate) async fn answer(
         return Ok(Some(Answer { text, failure: None }));
     }
     let mut report = rbuild_frontend::check(dockerfile, &options, &resolved).map_err(wrong)?;
-    report.warnings.sort_by_key(|warning| source.line(warning.span.start));
     let json = call == Call::Check(CallFormat::Json);
+    if !json {
+        // As BuildKit: programs get the order in which they were found.
+        report.warnings.sort_by_key(|warning| source.line(warning.span.start));
+    }
     let text = if json {
         pretty(&check_json(&report.warnings, &report.errors.0, source))
     } else {
@@ -92,9 +95,9 @@ fn check_without_images(
     // What is wrong besides comes of what is missing.
     let report = rbuild_frontend::check(dockerfile, options, &Resolved::default());
     let mut warnings = report.map(|report| report.warnings).unwrap_or_default();
-    warnings.sort_by_key(|warning| source.line(warning.span.start));
     match format {
         CallFormat::Text => {
+            warnings.sort_by_key(|warning| source.line(warning.span.start));
             Answer { text: check_text(&warnings, true, source), failure: Some(error.clone()) }
         }
         CallFormat::Json => {
