@@ -45,6 +45,10 @@ deny:
 bench *ARGS:
     bench/run {{ARGS}}
 
+# How long Dockerfiles take to read (criterion)
+bench-dockerfile *ARGS:
+    cargo bench --manifest-path bench/Cargo.toml {{ARGS}}
+
 # The cases of the conformance kit in folder KIT
 conformance KIT *ARGS:
     bench/conformance {{KIT}} {{ARGS}}
