@@ -21,7 +21,7 @@ RUN for n in 1 2 3 4 5 6 7 8 9; do mkdir -p d$n && echo $n > d$n/f; done; rm /bi
 ";
 
 /// The same command on another machine: host name, mask and zone.
-fn elsewhere(run: Run, name: &str, mask: &str, zone: &str) -> Run {
+fn elsewhere(run: &Run, name: &str, mask: &str, zone: &str) -> Run {
     let mut command = Command::new("unshare");
     let script = format!("hostname {name}; umask {mask}; exec \"$@\"");
     command.args(["--uts", "sh", "-c", &script, "sh"]);
@@ -66,7 +66,7 @@ fn disks_cores_masks_names_and_zones_change_nothing() {
             .env("RAYON_NUM_THREADS", threads)
             .env("SOURCE_DATE_EPOCH", "1700000000")
             .output("type=oci", &tar);
-        elsewhere(run, name, mask, zone).succeeds();
+        elsewhere(&run, name, mask, zone).succeeds();
         OciArchive::open_root(&tar)
     });
     assert_eq!(digests[0], digests[1]);

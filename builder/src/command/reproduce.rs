@@ -35,8 +35,7 @@ pub(super) fn run(
     let display = Display::new(&request.settings);
     let reporter = Reporter::new(display.sink());
     let result = run_async(async {
-        let first =
-            build(&request, &state, Duration::ZERO, request.jobs.clone(), &reporter).await?;
+        let first = build(&request, &state, Duration::ZERO, request.jobs, &reporter).await?;
         // One step at a time: what depends on the order of steps shows.
         let one = Jobs::Limit(NonZeroUsize::MIN.get());
         let second = build(&request, &state, LATER, one, &reporter).await?;
