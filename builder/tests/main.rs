@@ -68,6 +68,7 @@ mod remote_cache;
 mod reproducible;
 mod resources;
 mod sandbox;
+mod slim;
 mod surroundings;
 mod tar_readers;
 mod users;

@@ -227,8 +227,10 @@ impl Subject {
     fn select(&self, op: &SlimOp, observed: &Observed) -> Result<(Kept, Vec<Made>), SlimError> {
         let Self { files, packages, partition, .. } = self;
         let mut closure = Closure::new(files, packages, partition, op)?;
-        let program = roots::keep(&mut closure, observed)?;
+        let program = roots::keep(&mut closure)?;
         base::keep(&mut closure);
+        closure.complete()?;
+        roots::keep_observed(&mut closure, observed);
         closure.complete()?;
         if let Some(reason) = closure.broken(program) {
             let (path, reason) = (files.path(program), reason.to_owned());

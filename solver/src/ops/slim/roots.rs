@@ -38,7 +38,7 @@ const WRAPPERS: &[&str] = &[
 ///
 /// # Errors
 /// When there is no program, or `--slim-drop` leaves it out.
-pub(super) fn keep(closure: &mut Closure<'_>, observed: &Observed) -> Result<FileId, SlimError> {
+pub(super) fn keep(closure: &mut Closure<'_>) -> Result<FileId, SlimError> {
     let op = closure.op;
     let program = keep_program(closure, op)?;
     keep_healthcheck(closure, op);
@@ -46,11 +46,6 @@ pub(super) fn keep(closure: &mut Closure<'_>, observed: &Observed) -> Result<Fil
         keep_named_by_variables(closure, op);
     }
     keep_asked(closure, op)?;
-    for (paths, why) in [(&observed.opened, Why::Opened), (&observed.put_back, Why::PutBack)] {
-        for path in paths {
-            keep_observed(closure, path, &why);
-        }
-    }
     if op.mode != SlimMode::Trace {
         for id in closure.files.ids().filter(|id| closure.partition.is_users(*id)) {
             closure.keep(id, Why::User, None);
@@ -60,6 +55,16 @@ pub(super) fn keep(closure: &mut Closure<'_>, observed: &Observed) -> Result<Fil
         closure.keep_path(Path::new(folder), Why::Argument, Some(program));
     }
     Ok(program)
+}
+
+/// Keeps what runs asked for. To be called when all else is kept: what leads to a file says more than
+/// that it was opened.
+pub(super) fn keep_observed(closure: &mut Closure<'_>, observed: &Observed) {
+    for (paths, why) in [(&observed.opened, Why::Opened), (&observed.put_back, Why::PutBack)] {
+        for path in paths {
+            keep_asked_for(closure, path, &why);
+        }
+    }
 }
 
 fn keep_program(closure: &mut Closure<'_>, op: &SlimOp) -> Result<FileId, SlimError> {
@@ -189,7 +194,7 @@ fn keep_asked(closure: &mut Closure<'_>, op: &SlimOp) -> Result<(), SlimError> {
 }
 
 /// Keeps what a run opened: what the path leads to, and what of it is needed to be opened again.
-fn keep_observed(closure: &mut Closure<'_>, path: &Path, why: &Why) {
+fn keep_asked_for(closure: &mut Closure<'_>, path: &Path, why: &Why) {
     let found = closure.files.resolve(path).file;
     match found {
         Some(id) if closure.files.is_executable(id) => {

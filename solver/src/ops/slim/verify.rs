@@ -4,7 +4,7 @@
 //! Absence from one run is never taken as proof of no use: in `auto` a run only adds to the closure.
 //! In `trace` it decides, and so what comes of it must pass.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::compare;
@@ -46,7 +46,7 @@ impl Worker {
         let mut observed = Observed::default();
         for run in [&first, &again] {
             let used = run.asked.iter().filter(|asked| asked.opens || op.mode == SlimMode::Trace);
-            observed.opened.extend(used.map(|asked| asked.path.clone()));
+            observed.opened.extend(used.map(|asked| source(&asked.path)));
         }
         observed.opened.retain(|path| subject.is_worth_keeping(path));
         observed.opened.sort();
@@ -82,7 +82,7 @@ impl Worker {
 
 impl Subject {
     /// Whether `path`, which a run asked for, is a file of the image that cannot be had otherwise.
-    fn is_worth_keeping(&self, path: &std::path::Path) -> bool {
+    fn is_worth_keeping(&self, path: &Path) -> bool {
         if NOT_FILES.iter().any(|folder| path.starts_with(folder)) {
             return false;
         }
@@ -116,6 +116,18 @@ impl Subject {
         let next = slimmed.report.files.partition_point(|file| file.path < prefix);
         slimmed.report.files.get(next).is_some_and(|file| file.path.starts_with(&prefix))
     }
+}
+
+/// The module that Python compiled to `path`; any other path is its own. Python compiles it again, so
+/// the module is what has to be there.
+fn source(path: &Path) -> PathBuf {
+    let of_cache = || {
+        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+        let is_compiled = name.rsplit_once('.')?.1 == "pyc" && folder.ends_with("__pycache__");
+        let module = name.split('.').next()?;
+        is_compiled.then(|| folder.with_file_name(format!("{module}.py")))
+    };
+    of_cache().unwrap_or_else(|| path.to_owned())
 }
 
 /// Says whether the slim image passed; what did not pass is not exported.
@@ -152,5 +164,20 @@ fn shown(probe: &SlimProbe) -> String {
         SlimProbe::Alive => "starts and stays up, or ends as before".to_owned(),
         SlimProbe::Command(command) => command.join(" "),
         SlimProbe::Http { port, paths } => format!("http:{port}{}", paths.join(",")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_stand_for_what_they_compile_to() {
+        let check = |path: &str, expected: &str| {
+            assert_eq!(source(Path::new(path)), Path::new(expected));
+        };
+        check("/lib/a/__pycache__/b.cpython-311.pyc", "/lib/a/b.py");
+        check("/lib/a/b.pyc", "/lib/a/b.pyc");
+        check("/lib/a/b.so", "/lib/a/b.so");
     }
 }
