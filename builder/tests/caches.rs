@@ -174,7 +174,7 @@ fn p13_caches_lead_nowhere_else() {
         let flip = "FROM busybox AS flip\nARG N\nRUN --mount=type=cache,target=/c,id=flip mkdir -p /c/d && ln -sfn TARGET /c/l && \
                     i=0; while [ $i -lt 1500 ]; do mv -T /c/d /c/t && mv -T /c/l /c/d && mv -T /c/d /c/l && mv -T /c/t /c/d; i=$((i+1)); done; true > /made\n"
             .replace("TARGET", &canary);
-        let looks: String = (0..8)
+        let looks: Vec<String> = (0..8)
             .map(|n| {
                 format!(
                     "FROM busybox AS look{n}\nARG N\nRUN --mount=type=cache,target=/c,id=flip mkdir -p /c/d; true\n\
@@ -182,7 +182,9 @@ fn p13_caches_lead_nowhere_else() {
                 )
             })
             .collect();
-        let collect: String = (0..8).map(|n| format!("COPY --from=look{n} /made /{n}\n")).collect();
+        let collect: Vec<String> =
+            (0..8).map(|n| format!("COPY --from=look{n} /made /{n}\n")).collect();
+        let (looks, collect) = (looks.concat(), collect.concat());
         let file = format!("{flip}{looks}FROM busybox\nCOPY --from=flip /made /flip\n{collect}");
         let (out, context) = (scratch(), context(&[("Dockerfile", &file)]));
         let run =

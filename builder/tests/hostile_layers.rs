@@ -9,6 +9,7 @@ use std::process::Command;
 use rbuild_cache::digest::Digest;
 use serde_json::{Value, json};
 
+use crate::figure::figure;
 use crate::hostile_tar::{self as hostile, HostileImage, blob_path, describe, record, tar};
 use crate::promise::{Cost, is_refusal, measured, tell};
 use crate::rbuild::{Rbuild, Run, context, scratch};
@@ -149,7 +150,7 @@ fn check(variants: &[(&[&[&str]], Expected)]) -> (usize, usize, usize) {
         };
         if !right {
             let found = if out.exists() { tree(&out) } else { Vec::new() };
-            eprintln!("variant {shown}: {found:?}\n{outcome}");
+            figure(&format!("variant {shown}: {found:?}\n{outcome}"));
         }
         wrong += usize::from(!right);
     }
@@ -345,7 +346,7 @@ fn p1_every_blob_is_checked_before_it_is_used() {
         if is_refusal(&outcome) {
             refused += 1;
         } else {
-            eprintln!("{what}: {outcome}");
+            figure(&format!("{what}: {outcome}"));
         }
     };
     let changes = [flip, truncate, lengthen, remove, link, fifo, folder];
@@ -424,7 +425,7 @@ fn p2_layers_are_what_the_config_says() {
         if is_refusal(&outcome) {
             refused += 1;
         } else {
-            eprintln!("{ids:?}: {outcome}");
+            figure(&format!("{ids:?}: {outcome}"));
         }
     }
     // What follows the end is part of the layer, and changes nothing in it.
@@ -455,7 +456,7 @@ fn p7_bombs_cost_little() {
         let run = build(&rbuild, layout, &rbuild.home.path().join("out")).args(flags);
         let (outcome, cost) = measured(run);
         let (megabytes, seconds) = (cost.memory >> 20, cost.time.as_secs_f32());
-        eprintln!("{what}: {megabytes} MB, {seconds:.1} s, {}", outcome.status);
+        figure(&format!("{what}: {megabytes} MB, {seconds:.1} s, {}", outcome.status));
         if refused {
             assert!(is_refusal(&outcome), "{what}: {outcome}");
         } else {
@@ -563,6 +564,9 @@ fn p7_bombs_cost_little() {
     tell(7, &format!("most memory {megabytes} MB, longest {seconds:.1} s / {count} bombs"));
 }
 
+const COPY: &str = "FROM scratch\nCOPY . /\n";
+const ADD: &str = "FROM scratch\nADD x.tar /\n";
+
 #[test]
 fn limits_hold_for_contexts_and_archives() {
     let context =
@@ -575,8 +579,6 @@ fn limits_hold_for_contexts_and_archives() {
         let run = rbuild.build(&context).args(flags).args(["-o", "type=cacheonly"]);
         run.exits(1).assert_stderr_has(&[text, "Dockerfile:2"]);
     };
-    const COPY: &str = "FROM scratch\nCOPY . /\n";
-    const ADD: &str = "FROM scratch\nADD x.tar /\n";
     refused(&["--limit", "context-files=3"], COPY, "more than 3 files: `--limit context-files=N`");
     refused(
         &["--limit", "context-size=100"],

@@ -133,7 +133,7 @@ impl HostileImage {
         manifest["layers"] = Value::Array(layers.clone());
         let manifest = serde_json::to_vec(&manifest).unwrap();
         let manifest = describe(folder, "application/vnd.oci.image.manifest.v1+json", &manifest);
-        write_index(folder, &[manifest.clone()]);
+        write_index(folder, std::slice::from_ref(&manifest));
         [manifest, config].iter().chain(&layers).map(digest_of).collect()
     }
 }

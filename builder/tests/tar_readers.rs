@@ -8,6 +8,7 @@ use rbuild_cache::layer::tar_reader::{FilePiece, TarKind, TarReader};
 use serde_json::{Value, json};
 
 use crate::base::repository;
+use crate::figure::figure;
 use crate::hostile_tar::HostileImage;
 use crate::needs::{Need, lacking};
 use crate::promise::tell;
@@ -105,13 +106,13 @@ fn p6_tars_are_read_as_others_read_them() {
                 otherwise += usize::from(alone);
                 if alone && gnu != Some(true) || gnu == Some(false) && ours != python {
                     differences += 1;
-                    eprintln!("{number}: {ours}\npython {python}\nas GNU tar: {gnu:?}");
+                    figure(&format!("{number}: {ours}\npython {python}\nas GNU tar: {gnu:?}"));
                 }
             }
             (None, Some(entries)) if !entries.is_empty() => stricter += 1,
             (Some(_), None) => {
                 laxer += 1;
-                eprintln!("{number}: only Python refuses it");
+                figure(&format!("{number}: only Python refuses it"));
             }
             (None, _) => {}
         }
