@@ -59,7 +59,7 @@ fn owners_are_the_same_whoever_builds() {
     let base = users.base("busybox", busybox());
     check_same(
         &users,
-        r#"
+        r"
 FROM busybox AS base
 RUN mkdir -p /t/d && cd /t && touch d/a d/b d/c && ln -s a d/l && mkfifo d/p && ln d/c d/hard && \
     chown -h 12:34 d/l && chown 56:78 d/p d/hard && chown 1:2 d/a && chmod 6755 d/b && \
@@ -85,7 +85,7 @@ COPY --from=base --chown=2:2 /t/d/a /two
 COPY --from=base /home/ann /again
 WORKDIR /made
 RUN chroot / stat -c %u /t/d/a > /chrooted && chown ann /chrooted
-"#,
+",
         &base,
     );
 }
