@@ -184,7 +184,7 @@ pub async fn write(
     write_watched(images, built, options, None, task).await
 }
 
-/// Like [`write`]; layers that have to be compressed are shown to `watcher` as they begin.
+/// Like [`write()`]; layers that have to be compressed are shown to `watcher` as they begin.
 pub async fn write_watched(
     images: &Images,
     built: &[BuiltImage],

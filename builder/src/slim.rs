@@ -2,7 +2,7 @@
 //! itself afterwards.
 //!
 //! The settings of the request, the Dockerfile and its labels become one vertex behind the target
-//! ([`SlimTarget`]). When it is solved, its report decides what goes on ([`finish`]): config, labels
+//! (`SlimTarget`). When it is solved, its report decides what goes on (`finish`): config, labels
 //! and history of the image, warnings, and whether the build fails.
 
 mod table;

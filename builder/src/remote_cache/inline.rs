@@ -11,7 +11,7 @@ use super::import::ImportError;
 use super::record::{BUILDKIT_INLINE, INLINE, Record, RecordError, Records};
 use crate::image::LayerDescription;
 
-/// The keys of the layers that a build made or found, by [`identity`].
+/// The keys of the layers that a build made or found, by `identity`.
 ///
 /// Of each step it is one key, and the same whether the step ran or was found: otherwise the image
 /// would have another digest on each machine.
