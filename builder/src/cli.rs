@@ -475,7 +475,7 @@ pub struct BuildArgs {
     /// Push the image to its registry: -o type=registry
     #[arg(long, help_heading = "Where it goes")]
     pub push: bool,
-    /// Load the image into Docker: -o type=docker
+    /// Load the image into Docker or podman, sending what is missing there
     #[arg(long, help_heading = "Where it goes")]
     pub load: bool,
     /// Write what was built (digests, names) as JSON into this file
