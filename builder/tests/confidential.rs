@@ -119,7 +119,7 @@ fn a_missing_secret_is_refused_with_its_line() {
     rbuild
         .build(&context)
         .exits(1)
-        .assert_stderr_has(&["Dockerfile:2", "secret `none`: not found"]);
+        .assert_stderr_has(&["Dockerfile:2", "secret none: not found"]);
 }
 
 /// An `ssh-agent` with one key, which ends with the test.
