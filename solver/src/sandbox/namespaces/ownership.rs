@@ -18,6 +18,7 @@
 mod asker;
 mod credentials;
 mod files;
+mod identities;
 #[allow(unsafe_code, reason = "rustix has neither questions of filters nor memory of others")]
 pub(super) mod listener;
 
@@ -31,6 +32,7 @@ use rustix::io::Errno;
 use self::asker::Name;
 use self::credentials::{Change, Identity, Kind};
 use self::files::{Form, New};
+use self::identities::Identities;
 use self::listener::{Answer, Listener, Question};
 use super::message::{Failure, OrFail};
 use super::{procfs, syscalls};
@@ -42,8 +44,6 @@ pub(super) use rbuild_cache::ownership::Ownership;
 
 /// The timer slack of the identity that a step starts with: the default of Linux.
 pub(super) const SLACK: u64 = 50_000;
-/// The most identities of a step.
-const MOST: usize = 10_000;
 /// The most supplementary groups of a process (`NGROUPS_MAX`).
 const MOST_GROUPS: u32 = 65_536;
 
@@ -97,8 +97,7 @@ pub(super) fn mark_first() -> Result<(), Failure> {
 struct Keeping {
     listener: Listener,
     calls: AskedCalls,
-    /// Who processes believe to be; each by its place.
-    identities: Vec<Identity>,
+    identities: Identities,
     has_root: bool,
     /// Some process may have another root than the step's.
     roots_differ: bool,
@@ -108,7 +107,8 @@ impl Keeping {
     fn new(first: Identity, listener: OwnedFd) -> Self {
         let listener = Listener::new(listener);
         let calls = AskedCalls::of_this_machine();
-        Self { listener, calls, identities: vec![first], has_root: false, roots_differ: false }
+        let identities = Identities::new(first);
+        Self { listener, calls, identities, has_root: false, roots_differ: false }
     }
 
     /// Answers until nobody is left to ask.
@@ -128,7 +128,7 @@ impl Keeping {
         };
         let number = |index| question.number(index);
         let ids = |kind, pick: fn(&credentials::Ids) -> u32| {
-            let identity = &self.identities[self.place(question)];
+            let identity = self.identity(question);
             Ok(Answer::Value(pick(identity.ids(kind))))
         };
         match call {
@@ -197,15 +197,15 @@ impl Keeping {
         let mode = |index| Mode::from_raw_mode(number(index) & 0o7777);
         let chown = |name: Result<Name, Errno>, index: usize| {
             let owner = [number(index), number(index + 1)];
-            let identity = &self.identities[self.place(question)];
+            let identity = self.identity(question);
             files::change_owner(&self.listener, question, identity, &name?, owner)
         };
         let make = |name: Result<Name, Errno>, new: New| {
-            let identity = &self.identities[self.place(question)];
+            let identity = self.identity(question);
             files::make(&self.listener, question, identity, &name?, &new)
         };
         let open = |name: Result<Name, Errno>, how: How| {
-            let identity = &self.identities[self.place(question)];
+            let identity = self.identity(question);
             let How { flags, mode, resolve } = how;
             files::open(&self.listener, question, identity, &name?, flags, mode, resolve)
         };
@@ -273,32 +273,31 @@ impl Keeping {
             .unwrap_or(0)
     }
 
+    /// Who the process that asks believes to be.
+    fn identity(&self, question: &Question) -> &Identity {
+        self.identities.get(self.place(question))
+    }
+
     fn change(&mut self, question: &Question, change: &Change) -> Result<Answer, Errno> {
         let old = self.place(question);
-        let new = self.identities[old].changed(change)?;
-        if new == self.identities[old] {
+        let new = self.identities.get(old).changed(change)?;
+        if new == *self.identities.get(old) {
             return Ok(Answer::Value(0));
         }
-        let place = self.identities.iter().position(|identity| *identity == new);
-        let place = place.unwrap_or(self.identities.len());
-        if place == MOST {
-            return Err(Errno::AGAIN);
-        }
+        let place = self.identities.place_for(&new)?;
         if !self.listener.is_waiting(question) {
             return Ok(Answer::Given);
         }
         let slack = (SLACK + place as u64).to_string();
         fs_err::write(format!("{}/timerslack_ns", question.thread), slack)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        if place == self.identities.len() {
-            self.identities.push(new);
-        }
+        self.identities.keep(place, new);
         Ok(Answer::Value(0))
     }
 
     /// `setfsuid` never fails, and returns what was.
     fn change_for_files(&mut self, question: &Question, kind: Kind) -> Result<Answer, Errno> {
-        let old = self.identities[self.place(question)].ids(kind).files;
+        let old = self.identity(question).ids(kind).files;
         self.change(question, &Change::SetFiles(kind, question.number(0)))?;
         Ok(Answer::Value(old))
     }
@@ -310,7 +309,7 @@ impl Keeping {
     }
 
     fn tell_ids(&self, question: &Question, kind: Kind) -> Result<Answer, Errno> {
-        let ids = self.identities[self.place(question)].ids(kind);
+        let ids = self.identity(question).ids(kind);
         for (index, id) in [ids.real, ids.effective, ids.saved].into_iter().enumerate() {
             question.write(index, &id.to_ne_bytes())?;
         }
@@ -318,7 +317,7 @@ impl Keeping {
     }
 
     fn tell_groups(&self, question: &Question) -> Result<Answer, Errno> {
-        let groups = &self.identities[self.place(question)].others;
+        let groups = &self.identity(question).others;
         let count = u32::try_from(groups.len()).map_err(|_| Errno::INVAL)?;
         let room = question.descriptor(0);
         if room != 0 {
