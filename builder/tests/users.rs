@@ -74,7 +74,8 @@ COPY --chown=12:34 --chmod=4755 file /d/e/f
 ADD --chown=9 file /added
 USER ann
 RUN id > ~/id && stat -c '%u:%g %a %n' /t/d/* >> ~/id && \
-    (chown 0 ~/mine || echo refused >> ~/id) && echo > /dev/null && echo to > /dev/stderr
+    (chown 0 ~/mine || echo refused >> ~/id) && echo > /dev/null && echo to > /dev/stderr && \
+    ln -s /dev/stdout ~/log && echo logged > ~/log && cd /dev && echo logged > stdout
 USER 4321:77
 RUN --mount=type=cache,target=/c,uid=4321,gid=8,mode=0700 --mount=type=tmpfs,target=/m \
     --mount=type=bind,source=file,target=/bound \

@@ -139,7 +139,15 @@ pub(super) fn open(
     }
     let mode = mode & Mode::from_raw_mode(0o7777);
     let mode = mode - asker::umask_of(question);
-    let file = name.open_with(question, flags, mode, resolve)?;
+    // Who answers must not wait for the other end of a pipe that is there by now. What it cannot
+    // open, the kernel can or refuses: `/dev/stdout`, found by a link, is a file of who asks.
+    let patient = !flags.contains(OFlags::NONBLOCK);
+    let opened = name.open_with(question, flags | OFlags::NONBLOCK, mode, resolve);
+    let Ok(file) = opened else { return Ok(Answer::Continue) };
+    if patient {
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    }
     asker::remember(&file, owner)?;
     listener.answer_with_file(question, file.as_fd(), flags.contains(OFlags::CLOEXEC))
 }
