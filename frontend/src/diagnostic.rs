@@ -6,6 +6,8 @@
 
 use std::fmt::{self, Write as _};
 
+use unicode_width::UnicodeWidthChar as _;
+
 use crate::source::{Source, Span};
 
 /// How much a [`Diagnostic`] matters.
@@ -97,10 +99,11 @@ fn draw_line(out: &mut String, source: &Source, span: Span, label: Option<&str>)
     let skipped = if at.column > SHOWN { at.column - BEFORE } else { 0 };
     let shown: String = line.chars().skip(skipped).take(SHOWN).map(as_shown).collect();
     let gutter = at.line.to_string();
-    let indent = " ".repeat(at.column - 1 - skipped);
+    // Counted in what a terminal shows: one character may be two columns wide, or none.
+    let mut columns = shown.chars().map(|c| c.width().unwrap_or(0));
+    let indent = " ".repeat(columns.by_ref().take(at.column - 1 - skipped).sum());
     let in_span = source.slice(span).lines().next().map_or(0, |text| text.chars().count());
-    let room = shown.chars().count().saturating_sub(indent.len());
-    let carets = "^".repeat(in_span.min(room).max(1));
+    let carets = "^".repeat(columns.take(in_span).sum::<usize>().max(1));
     let blank = " ".repeat(gutter.len());
     // Writing to a string cannot fail.
     let _ = write!(out, "\n{blank}--> {}:{}:{}", source.name(), at.line, at.column);
@@ -258,6 +261,25 @@ mod tests {
             "error: unknown flag: --form\n --> Dockerfile:4:6\n\
              4 | COPY --form=build /out /out\n  |      ^^^^^^ did you mean `--from`?\n  = hint: see the reference"
         );
+    }
+
+    #[test]
+    fn carets_stand_below_wide_characters_and_tabs() {
+        let check = |line: &str, wrong: &str, expected: &str| {
+            let source = Source::new("Dockerfile", line);
+            let start = line.find(wrong).unwrap();
+            let drawn = Diagnostic::error("no", Span::new(start, start + wrong.len()));
+            let drawn = drawn.render(&source);
+            let drawing = drawn.split_once("\n1 | ").unwrap().1;
+            assert_eq!(drawing, expected, "{line}");
+        };
+        check("COPY\t\ta b", "a", "COPY  a b\n  |       ^");
+        check("LABEL 漢字=1 x=$", "x=$", "LABEL 漢字=1 x=$\n  |              ^^^");
+        check("LABEL 漢字=1", "漢字", "LABEL 漢字=1\n  |       ^^^^");
+        // An accent of its own has no column of its own.
+        check("ENV e\u{301}=1 b", "b", "ENV e\u{301}=1 b\n  |         ^");
+        check("ENV e\u{301}=1", "e\u{301}", "ENV e\u{301}=1\n  |     ^");
+        check("ENV \u{1b}=1 b", "b", "ENV \u{fffd}=1 b\n  |         ^");
     }
 
     #[test]
