@@ -162,7 +162,9 @@ fn excerpt(text: &mut String, source: &Source, span: Span) {
     let _ = write!(text, "{}:{first}\n{RULE}", source.name());
     for number in start..=end {
         let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-        let line = harmless::line(lines.get(number - 1).copied().unwrap_or_default());
+        let line = lines.get(number - 1).copied().unwrap_or_default();
+        // Tabs stay tabs, as programs that read this know them.
+        let line = line.split('\t').map(harmless::line).collect::<Vec<_>>().join("\t");
         let _ = writeln!(text, " {number:3} | {mark} {line}");
     }
     text.push_str(RULE);
@@ -404,6 +406,9 @@ COPY --from=Build / /
           10 |     FROM scratch
         --------------------
         "#);
+        let (source, warnings, _) = check_report("FROM scratch\nLABEL\ta=$MISSING\tb=c\u{1b}[2J\n");
+        let text = check_text(&warnings, false, &source);
+        assert!(text.contains("\n   2 | >>> LABEL\ta=$MISSING\tb=c\n"), "{text:?}");
         assert_eq!(check_text(&[], false, &source), "Check complete, no warnings found.\n");
     }
 
