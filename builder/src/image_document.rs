@@ -140,12 +140,50 @@ pub async fn manifest_for(
         let bytes = source.document(&descriptor).await?;
         match parse(&descriptor, &bytes).map_err(|e| of(name, &e))? {
             Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
-            Document::Index(index) => {
+            Document::Index(mut index) => {
+                name_platforms(source, &mut index.manifests, platform, limits).await;
                 descriptor = choose(&index.manifests, platform).map_err(|e| of(name, &e))?.clone();
             }
         }
     }
     Err(of(name, &DocumentError::Deep))
+}
+
+/// How many images of one index are read for their platforms.
+const MOST_UNNAMED: usize = 32;
+
+/// Gives the images of an index that name no platform the one that their config names, unless
+/// another image serves `platform` (containerd's `images.Manifest`, which reads the first of them
+/// only). What cannot be read may still be anything.
+async fn name_platforms(
+    source: &dyn DocumentSource,
+    manifests: &mut [Descriptor],
+    platform: &Platform,
+    limits: &Limits,
+) {
+    let serves = |d: &Descriptor| d.platform.as_ref().and_then(|p| p.serves(platform)).is_some();
+    if manifests.iter().any(serves) {
+        return;
+    }
+    let unnamed = |d: &&mut Descriptor| {
+        d.platform.is_none() && d.media_type.is_manifest() && !is_attestation(d)
+    };
+    for descriptor in manifests.iter_mut().filter(unnamed).take(MOST_UNNAMED) {
+        descriptor.platform = platform_in_config(source, descriptor, limits).await;
+    }
+}
+
+async fn platform_in_config(
+    source: &dyn DocumentSource,
+    descriptor: &Descriptor,
+    limits: &Limits,
+) -> Option<Platform> {
+    check_size(limits, descriptor).ok()?;
+    let bytes = source.document(descriptor).await.ok()?;
+    let Document::Manifest(manifest) = parse(descriptor, &bytes).ok()? else { return None };
+    check_size(limits, &manifest.config).ok()?;
+    let config = source.document(&manifest.config).await.ok()?;
+    read_config(&manifest.config, &config).ok()?.0
 }
 
 fn check_size(limits: &Limits, descriptor: &Descriptor) -> Result<(), DocumentError> {

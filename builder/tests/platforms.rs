@@ -1,7 +1,10 @@
 //! Images for several platforms.
 
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::OciArchive;
 use crate::needs::{self, Need, lacking};
-use crate::rbuild::{Rbuild, context};
+use crate::rbuild::{Rbuild, context, json, scratch};
 use crate::registry::TestRegistry;
 
 /// An image for arm64 with a program in it that is none.
@@ -38,6 +41,61 @@ fn what_a_foreign_step_lacks_is_named_before_the_first_step_runs() {
     // Without a step that runs its programs, it is built.
     let folder = context(&[("Dockerfile", "FROM arm:v1\nENV A=b\n")]);
     rbuild.build(&folder).args(["--platform", "linux/arm64"]).succeeds();
+}
+
+/// Takes the platforms out of the one index in `layout`, and gives back its new digest.
+fn without_platforms(layout: &std::path::Path) -> String {
+    let list = layout.join("index.json");
+    let mut outer = json(&list);
+    let blob = |digest: &str| layout.join("blobs/sha256").join(&digest["sha256:".len()..]);
+    let mut index = json(blob(outer["manifests"][0]["digest"].as_str().unwrap()));
+    for manifest in index["manifests"].as_array_mut().unwrap() {
+        manifest.as_object_mut().unwrap().remove("platform").unwrap();
+    }
+    let bytes = index.to_string();
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+    fs_err::write(blob(&digest), &bytes).unwrap();
+    outer["manifests"][0]["digest"] = digest.as_str().into();
+    outer["manifests"][0]["size"] = bytes.len().into();
+    fs_err::write(list, outer.to_string()).unwrap();
+    digest
+}
+
+#[test]
+fn a_layout_is_a_base_by_its_tag_and_by_a_digest_also_without_platforms() {
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let layout = out.path().join("layout");
+    let dockerfile = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY file /\n";
+    let base = context(&[("Dockerfile", dockerfile), ("file", "text\n")]);
+    let build = rbuild.build(&base).args(["--platform", "linux/amd64,linux/arm64", "-t", "a:v1"]);
+    build.output("type=oci,tar=false", &layout).succeeds();
+    let folder = context(&[("Dockerfile", "FROM base\nLABEL more=1\n")]);
+    let build = |below: &str, arch: &str| {
+        let named = format!("base=oci-layout://{}{below}", layout.display());
+        let platform = format!("linux/{arch}");
+        rbuild.build(&folder).args(["--build-context", &named, "--platform", &platform])
+    };
+    let check = |below: &str| {
+        for arch in ["amd64", "arm64"] {
+            let tar = out.path().join("image.tar");
+            build(below, arch).output("type=oci", &tar).succeeds();
+            let config = OciArchive::open(&tar).config;
+            assert_eq!(config["config"]["Labels"]["arch"], arch, "{below}");
+            assert_eq!(config["architecture"], arch, "{below}");
+        }
+    };
+    let digest = json(layout.join("index.json"))["manifests"][0]["digest"].clone();
+    for below in [":v1", "", &format!("@{}", digest.as_str().unwrap())] {
+        check(below);
+    }
+    build(":v2", "amd64").exits(1).assert_stderr_has(&["has no image `v2`", "`v1`"]);
+    // An index need not say for what its images are: their configs do.
+    let digest = without_platforms(&layout);
+    for below in [":v1", "", &format!("@{digest}")] {
+        check(below);
+    }
+    let refused = build(":v1", "riscv64").exits(1);
+    refused.assert_stderr_has(&["there is no image for `linux/riscv64` in it, only for"]);
 }
 
 #[test]
