@@ -104,7 +104,7 @@ async fn faults_of_a_server() {
     refused(status(403), "403 Forbidden").await;
     refused(with_header(302, "location", "file:///etc/passwd"), "is no address").await;
     refused(with_header(302, "location", "/x"), "redirects more than 10 times").await;
-    refused(answer(&[("content-length", "99999999999999")], b"x"), "is larger than").await;
+    refused(answer(&[("content-length", "99999999999999")], b"x"), "--limit download-size").await;
     refused(Reply::Silence, "no answer within").await;
     assert!(
         fetch("file:///etc/passwd", None).await.unwrap_err().contains("neither http nor https")
