@@ -30,6 +30,7 @@ use rbuild_solver::solve::{Entitlements, RunSettings, Surroundings, solve};
 use rbuild_solver::tree::{Tree, TreeLayer};
 
 use crate::context::Contexts;
+use crate::devices;
 use crate::epoch;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::foreign;
@@ -152,8 +153,15 @@ impl<'a> Session<'a> {
         let stages = stage_size::last_steps(&graph, &targets);
         targets.extend(stages.iter().map(|(_, id)| id));
         foreign::check(&graph, &targets, &dockerfile.source)?;
+        let folders = self.request.settings.config.device_folders.as_deref();
+        let leave = &self.request.allow_devices;
+        let devices = devices::resolve(&mut graph, &targets, folders, leave, &self.reporter)
+            .map_err(|error| BuildError::solve(&error, &dockerfile.source))?;
         let proxies = self.options(&Platform::host(), contexts).proxies();
         let mut surroundings = self.surroundings(&contexts.folders, proxies)?;
+        // Whoever is not in here was not allowed; the solver looks again.
+        surroundings.allow.devices = Some(devices.keys().cloned().collect());
+        surroundings.run.devices = devices;
         surroundings.arguments = dockerfile.argument_names();
         surroundings.remote = self.remote.clone().map(|remote| remote as Arc<dyn RemoteCache>);
         let graph = Arc::new(graph);
@@ -281,7 +289,6 @@ impl<'a> Session<'a> {
             allow: Allowed {
                 host_network: request.allow.contains(&Entitlement::NetworkHost),
                 insecure: request.allow.contains(&Entitlement::SecurityInsecure),
-                devices: false,
             },
             ..BuildOptions::new(Platform::host())
         }
@@ -389,6 +396,7 @@ impl<'a> Session<'a> {
                 proxies,
                 timeout: request.timeout,
                 resources: request.resources.clone(),
+                devices: BTreeMap::new(),
             },
             gate: Gate::new(request.jobs),
             reporter: self.reporter.clone(),

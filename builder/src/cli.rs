@@ -541,7 +541,7 @@ pub struct BuildArgs {
     /// Control group above those of RUN steps
     #[arg(long, value_name = "PATH", help_heading = "What steps may use")]
     pub cgroup_parent: Option<String>,
-    /// Let steps have what they ask for: network.host, security.insecure
+    /// Let steps have: network.host, security.insecure, device[=NAME]
     #[arg(
         long,
         value_name = "ENTITLEMENT",

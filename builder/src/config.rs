@@ -6,6 +6,9 @@
 //! max-size = "20GB"   # the state folder takes at most so much
 //! min-free = "10%"    # so much of its disk stays free
 //! age = "30d"         # what nobody used for so long goes
+//!
+//! [cdi]
+//! spec-dirs = ["/etc/cdi"]   # where devices for `RUN --device` are described
 //! ```
 
 use std::io;
@@ -22,6 +25,8 @@ use crate::request::Environment;
 pub struct Config {
     /// How much the state folder may hold.
     pub cache: Budget,
+    /// The folders in which devices are described, where they are not the usual ones.
+    pub device_folders: Option<Vec<PathBuf>>,
 }
 
 /// How much the state folder may hold. Kept at the end of each build.
@@ -50,6 +55,14 @@ pub struct ConfigError {
 struct File {
     #[serde(default)]
     cache: CacheTable,
+    #[serde(default)]
+    cdi: CdiTable,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CdiTable {
+    spec_dirs: Option<Vec<PathBuf>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -111,6 +124,7 @@ impl Config {
                 min_free: room("min-free", file.cache.min_free)?,
                 age: file.cache.age.map(age).transpose()?,
             },
+            device_folders: file.cdi.spec_dirs,
         })
     }
 }
@@ -127,6 +141,8 @@ mod tests {
         assert_eq!(budget.min_free, Some(Room::Percent(10)));
         assert_eq!(budget.age, Some(Duration::from_hours(720)));
         assert_eq!(Config::parse(Path::new("c"), "").unwrap(), Config::default());
+        let cdi = Config::parse(Path::new("c"), "[cdi]\nspec-dirs = [\"/a\"]\n").unwrap();
+        assert_eq!(cdi.device_folders, Some(vec![PathBuf::from("/a")]));
         let check = |text: &str, expected: &str| {
             let error = Config::parse(Path::new("c"), text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

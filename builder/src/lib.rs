@@ -8,6 +8,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod context;
+mod devices;
 pub mod epoch;
 pub mod error;
 pub mod export;

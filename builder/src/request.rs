@@ -7,6 +7,7 @@
 mod attestation;
 mod cache;
 mod csv;
+mod device;
 mod engine;
 mod environment;
 mod limits;
@@ -35,6 +36,7 @@ use crate::registry::RegistrySettings;
 
 pub use attestation::{ProvenanceMode, ProvenanceRequest};
 pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
+pub use device::DeviceLeave;
 pub use engine::EngineSettings;
 pub use environment::Environment;
 pub use output::{Destination, OutputKind, OutputSpec};
@@ -96,6 +98,8 @@ pub struct BuildRequest {
     pub timeout: Option<Duration>,
     /// `--allow`
     pub allow: BTreeSet<Entitlement>,
+    /// `--allow device`
+    pub allow_devices: DeviceLeave,
     /// `--no-cache`, `--no-cache-filter`
     pub no_cache: NoCache,
     /// `--pull`: names are resolved anew.
@@ -384,6 +388,7 @@ impl BuildRequest {
         environment: &Environment,
     ) -> Result<Self, UsageError> {
         refuse_what_is_not_there(arguments)?;
+        let (allow_devices, allow) = device::devices(&arguments.allow)?;
         let progress = if arguments.quiet { Some("quiet") } else { arguments.progress.as_deref() };
         let settings = Settings::new(global, progress, environment)?;
         let build_args = build_args(arguments, &settings, environment)?;
@@ -417,7 +422,8 @@ impl BuildRequest {
             resources: resources::resources(arguments)?,
             limits: limits::limits(&arguments.limit)?,
             timeout: arguments.timeout.as_deref().map(resources::timeout).transpose()?,
-            allow: step::entitlements(&arguments.allow)?,
+            allow: step::entitlements(&allow)?,
+            allow_devices,
             no_cache: no_cache(arguments)?,
             pull: arguments.pull,
             cache_from: cache::sources(&arguments.cache_from)?,

@@ -38,6 +38,7 @@ mod confidential;
 mod containers;
 mod crash;
 mod damage;
+mod devices;
 mod django;
 mod engines;
 mod full_disk;

@@ -248,8 +248,6 @@ pub struct Allowed {
     pub host_network: bool,
     /// `security.insecure`
     pub insecure: bool,
-    /// `device`
-    pub devices: bool,
 }
 
 /// Where an image is looked for.

@@ -148,11 +148,7 @@ fn options(case: &Case, platform: Option<Platform>) -> BuildOptions {
             Some(stages) if stages.is_empty() => NoCache::All,
             Some(stages) => NoCache::Stages(stages.clone()),
         },
-        allow: Allowed {
-            host_network: has("network.host"),
-            insecure: has("security.insecure"),
-            devices: has("device"),
-        },
+        allow: Allowed { host_network: has("network.host"), insecure: has("security.insecure") },
         ..BuildOptions::new(Platform::new("linux", "amd64", None))
     }
 }

@@ -80,6 +80,17 @@ impl Graph {
         id
     }
 
+    /// Replaces the devices that the RUN `id` gets: names of a Dockerfile by those of this machine.
+    /// What `id` reads, and who reads it, stays.
+    ///
+    /// # Panics
+    /// When `id` is of another graph.
+    pub fn set_devices(&mut self, id: VertexId, devices: Vec<Device>) {
+        if let Op::Run(run) = &mut self.dag[id.0].op {
+            run.devices = devices;
+        }
+    }
+
     /// The vertex called `id`.
     ///
     /// # Panics

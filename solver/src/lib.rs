@@ -8,6 +8,7 @@
 //!
 //! Nothing here knows what a Dockerfile is.
 
+pub mod device;
 pub mod error;
 pub mod evidence;
 pub mod graph;

@@ -136,6 +136,22 @@ pub enum SandboxMountSource {
         /// Takes what is written, where writing is allowed: (upper, work).
         upper: Option<(PathBuf, PathBuf)>,
     },
+    /// A device file of the host's, as it is.
+    Device {
+        /// The device file; links on the way are followed.
+        path: PathBuf,
+    },
+    /// A folder or file of the host's that belongs to a device.
+    Host {
+        /// The folder or file; links on the way are followed.
+        path: PathBuf,
+        /// With what is mounted below it.
+        recursive: bool,
+        /// Set-id bits mean nothing.
+        no_suid: bool,
+        /// Nothing in it can be executed.
+        no_exec: bool,
+    },
     /// Memory.
     Tmpfs {
         /// Its size in bytes.
@@ -179,6 +195,14 @@ impl std::fmt::Debug for SandboxMountSource {
                 .field("lower", lower)
                 .field("path", path)
                 .field("upper", upper)
+                .finish(),
+            Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
+            Self::Host { path, recursive, no_suid, no_exec } => f
+                .debug_struct("Host")
+                .field("path", path)
+                .field("recursive", recursive)
+                .field("no_suid", no_suid)
+                .field("no_exec", no_exec)
                 .finish(),
             Self::Tmpfs { size, mode } => {
                 f.debug_struct("Tmpfs").field("size", size).field("mode", mode).finish()

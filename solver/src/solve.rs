@@ -16,6 +16,7 @@ use rbuild_cache::state::StateFolder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::device::DeviceEdits;
 use crate::error::{Cause, SolveError};
 use crate::graph::{Graph, VertexId};
 use crate::http_source::HttpSource;
@@ -85,6 +86,8 @@ pub struct RunSettings {
     pub timeout: Option<Duration>,
     /// How much of the machine a step may take.
     pub resources: Resources,
+    /// What the machine's devices bring along, by fully qualified name.
+    pub devices: BTreeMap<String, DeviceEdits>,
 }
 
 /// The result of a vertex, once it is there.

@@ -240,18 +240,15 @@ pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, UsageError> {
     Ok(bytes as u64)
 }
 
-/// Reads all `--allow`.
+/// Reads all `--allow` but those of devices.
 pub(super) fn entitlements(given: &[String]) -> Result<BTreeSet<Entitlement>, UsageError> {
     let entitlement = |text: &String| match text.as_str() {
         "network.host" => Ok(Entitlement::NetworkHost),
         "security.insecure" => Ok(Entitlement::SecurityInsecure),
-        text if text == "device" || text.starts_with("device=") => {
-            Err(UsageError::NotYet("`--allow device`".into()))
-        }
         // buildx asks for leave to read and write files outside of the context, since the builder
         // may be a stranger; rbuild is the caller's own process.
         other => {
-            let reason = "expected network.host or security.insecure";
+            let reason = "expected network.host, security.insecure or device[=NAME]";
             Err(UsageError::value("--allow", other, reason))
         }
     };

@@ -68,21 +68,17 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Refuses what needs leave. Which devices do depends on the machine, so whoever knows it says.
     fn refuse_unless_allowed(&self, run: &Run, origin: &Origin) -> Result<(), Diagnostic> {
         let allow = self.options.allow;
         let wanted = [
             ("security.insecure", run.security == SecurityMode::Insecure, allow.insecure),
             ("network.host", run.network == NetworkMode::Host, allow.host_network),
-            ("device", !run.devices.is_empty(), allow.devices),
         ];
         match wanted.iter().find(|(_, asked, allowed)| *asked && !allowed) {
             None => Ok(()),
             Some((name, ..)) => {
-                // Nobody can allow what the sandbox does not have.
-                let hint = match *name {
-                    "device" => "this version of rbuild gives steps no CDI devices".to_owned(),
-                    name => format!("`--allow {name}` lets this build have it"),
-                };
+                let hint = format!("`--allow {name}` lets this build have it");
                 Err(Diagnostic::error(format!("{name} is not allowed"), origin.span).hint(hint))
             }
         }

@@ -168,7 +168,8 @@ pub enum SecurityMode {
 /// `RUN --device`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// The device's fully qualified CDI name.
+    /// As a Dockerfile has it: a fully qualified CDI name, a kind or a class. Once it is known what
+    /// that means on this machine, a fully qualified name.
     pub name: String,
     /// Without it the step fails.
     pub required: bool,

@@ -81,10 +81,6 @@ impl Worker {
             self.record(work, keys.clone(), &layer, &digests).await?;
             return Ok(self.came_to(keys, base, layer));
         }
-        if !op.devices.is_empty() && op.devices.iter().any(|device| device.required) {
-            let name = &op.devices[0].name;
-            return Err(Cause::Unsupported(format!("no CDI device `{name}` is known")));
-        }
         self.miss(work, &keys, &digests, None);
         let layer = TreeLayer::Snapshot(self.execute(work, op, &base, &inputs).await?);
         self.record(work, keys.clone(), &layer, &digests).await?;
@@ -237,7 +233,7 @@ impl Worker {
         if !has(&env, "HOME") {
             env.push(format!("HOME={}", account.home));
         }
-        Ok(ProcessSpec {
+        let mut process = ProcessSpec {
             root,
             mounts: mounts.list.clone(),
             args: op.args.clone(),
@@ -254,7 +250,19 @@ impl Worker {
             cgroup_parent: op.cgroup_parent.clone(),
             watch: None,
             resources: self.surroundings.run.resources.clone(),
-        })
+        };
+        let own = process.mounts.len();
+        for device in &op.devices {
+            match self.surroundings.run.devices.get(&device.name) {
+                Some(edits) => edits.apply(&mut process, own),
+                None if device.required => {
+                    let name = &device.name;
+                    return Err(Cause::Unsupported(format!("no CDI device `{name}` is known")));
+                }
+                None => {}
+            }
+        }
+        Ok(process)
     }
 }
 

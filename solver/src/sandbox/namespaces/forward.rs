@@ -29,6 +29,8 @@ impl Forwards {
             SandboxMountSource::Socket { path, .. } => Some(path.clone()),
             SandboxMountSource::Bind { .. }
             | SandboxMountSource::Overlay { .. }
+            | SandboxMountSource::Device { .. }
+            | SandboxMountSource::Host { .. }
             | SandboxMountSource::Tmpfs { .. }
             | SandboxMountSource::File { .. } => None,
         };

@@ -109,7 +109,11 @@ fn mount_points(process: &ProcessSpec) -> BTreeSet<(String, Kind)> {
     for mount in &process.mounts {
         let kind = match &mount.source {
             SandboxMountSource::Tmpfs { .. } => Kind::Directory,
-            SandboxMountSource::File { .. } | SandboxMountSource::Socket { .. } => Kind::File,
+            SandboxMountSource::Host { path, .. } if path.is_dir() => Kind::Directory,
+            SandboxMountSource::File { .. }
+            | SandboxMountSource::Socket { .. }
+            | SandboxMountSource::Device { .. }
+            | SandboxMountSource::Host { .. } => Kind::File,
             SandboxMountSource::Bind { root, path } if path.is_empty() && root.is_dir() => {
                 Kind::Directory
             }

@@ -3,8 +3,9 @@
 //! Runs in the step's own namespaces, before it is confined. First everything is mounted without
 //! being attached anywhere, while the host's paths still mean what the caller meant; then it is
 //! attached, place by place, resolved inside the new root; then the host's tree is let go.
-//! Nothing but the few devices of `/dev` is mounted so that device files can be opened: a step may
-//! make them (`mknod`), and they come out in the image, but they lead nowhere.
+//! Nothing but the few devices of `/dev`, and those that a step was given by name, is mounted so
+//! that device files can be opened: a step may make them (`mknod`), and they come out in the image,
+//! but they lead nowhere.
 
 use std::ffi::CStr;
 use std::io;
@@ -154,6 +155,31 @@ fn source(
             let source = mount_point::resolve(merged.as_fd(), path)
                 .or_fail(|| format!("{}: `{path}` is not in its source", what()))?;
             file_system::clone(source, "", attributes).or_fail(what)
+        }
+        SandboxMountSource::Device { path } => {
+            let device = file_system::open_path(path)?;
+            let status = rustix::fs::fstat(&device).or_fail(what)?;
+            match FileType::from_raw_mode(status.st_mode) {
+                // No `nodev`, unlike everything else: to be opened is what it is there for.
+                FileType::CharacterDevice | FileType::BlockDevice => {
+                    file_system::clone(device, "", NOSUID | NOEXEC).or_fail(what)
+                }
+                _ => {
+                    let reason = format!("{}: `{}` is no device file", what(), path.display());
+                    Err(Failure::refusal(reason))
+                }
+            }
+        }
+        SandboxMountSource::Host { path, recursive, no_suid, no_exec } => {
+            let mut attributes = attributes;
+            attributes.set(NOSUID, *no_suid);
+            attributes.set(NOEXEC, *no_exec);
+            let place = file_system::open_path(path)?;
+            if *recursive {
+                file_system::clone_recursive(place.as_fd(), "", attributes).or_fail(what)
+            } else {
+                clone_folder(place.as_fd(), attributes).or_fail(what)
+            }
         }
         SandboxMountSource::Tmpfs { size, mode } => {
             let size = size.map(|size| size.to_string());
