@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rbuild_cache::view::{Entry, View, ViewError};
 
+/// The most bytes of a text that is read whole.
+const TEXT_MOST: u64 = 64 << 20;
+
 /// How many links one path may lead through; as many as Linux allows.
 const LINKS_MAX: usize = 40;
 
@@ -205,10 +208,14 @@ impl Files {
         Ok(Some(bytes))
     }
 
-    /// The text of the file at `path`, links followed; `None` when there is none.
+    /// The text of the file at `path`, links followed; `None` when there is none, or one larger
+    /// than any database of packages: a hole of gigabytes costs whoever made the image nothing.
     pub(super) fn read_text(&self, path: &str) -> Result<Option<String>, ViewError> {
         let Some(id) = self.resolve(Path::new(path)).file else { return Ok(None) };
-        let bytes = self.read_file(id)?;
+        if self.get(id).entry.metadata().size > TEXT_MOST {
+            return Ok(None);
+        }
+        let bytes = self.read_start(id, TEXT_MOST)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 

@@ -34,7 +34,8 @@ pub(in crate::ops::slim) fn read(files: &Files) -> Result<Option<Packages>, View
         let path = files.text(id);
         let stanza = files.read_text(&path)?.unwrap_or_default();
         is_there = true;
-        let sums = md5sums(&files.read_text(&format!("{path}.md5sums"))?.unwrap_or_default());
+        let sums =
+            md5sums(files, &files.read_text(&format!("{path}.md5sums"))?.unwrap_or_default());
         let paths: Vec<String> = sums.iter().map(|(_, path)| format!("/{path}")).collect();
         add(files, &mut packages, stanza.trim(), &paths, sums);
     }
@@ -53,7 +54,7 @@ fn add_installed(files: &Files, packages: &mut Packages, stanza: &str) -> Result
     };
     let list = info("list")?.unwrap_or_default();
     let paths: Vec<String> = list.lines().map(str::to_owned).collect();
-    let sums = md5sums(&info("md5sums")?.unwrap_or_default());
+    let sums = md5sums(files, &info("md5sums")?.unwrap_or_default());
     add(files, packages, stanza, &paths, sums);
     Ok(())
 }
@@ -92,9 +93,12 @@ fn add(
     }
 }
 
-fn md5sums(text: &str) -> Vec<(String, String)> {
+/// The digests of files that are in the tree: others say nothing, and may be millions.
+fn md5sums(files: &Files, text: &str) -> Vec<(String, String)> {
     let lines = text.lines().filter_map(|line| line.split_once("  "));
-    lines.map(|(sum, path)| (sum.to_owned(), path.trim_start_matches('/').to_owned())).collect()
+    let lines = lines.map(|(sum, path)| (sum, path.trim_start_matches('/')));
+    let lines = lines.filter(|(_, path)| files.lookup(Path::new(path)).file.is_some());
+    lines.map(|(sum, path)| (sum.to_owned(), path.to_owned())).collect()
 }
 
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
@@ -141,6 +145,26 @@ mod tests {
         let owned: Vec<String> = packages.list[0].files.iter().map(|id| files.text(*id)).collect();
         assert_eq!(owned, ["/usr/lib/libc.so.6", "/etc/libc.conf"]);
         assert_eq!(packages.sums.len(), 2);
+    }
+
+    #[test]
+    fn gigantic_lists_are_not_read() {
+        let large = "x\n".repeat(33 << 20);
+        let tree = TestTree::new(&[
+            ("a", ""),
+            (
+                "var/lib/dpkg/status",
+                "Package: one\nStatus: install ok installed\n\n\
+                 Package: two\nStatus: install ok installed\n",
+            ),
+            ("var/lib/dpkg/info/one.list", &large),
+            ("var/lib/dpkg/info/two.list", "/a\n"),
+            ("var/lib/dpkg/info/two.md5sums", "0  a\n0  not/there\n"),
+        ]);
+        let packages = read(&tree.files()).unwrap().unwrap();
+        let files: Vec<usize> = packages.list.iter().map(|package| package.files.len()).collect();
+        assert_eq!(files, [0, 1]);
+        assert_eq!(packages.list[1].md5sums, [("0".to_owned(), "a".to_owned())]);
     }
 
     #[test]
