@@ -1,6 +1,7 @@
 //! Debian's database: `/var/lib/dpkg/status` with `info/*.list` and `*.md5sums`, or the form that
 //! distroless images have it in: a file for each package in `status.d`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rbuild_cache::view::ViewError;
@@ -15,6 +16,7 @@ pub(in crate::ops::slim) const FOLDER: &str = "/var/lib/dpkg";
 pub(in crate::ops::slim) fn read(files: &Files) -> Result<Option<Packages>, ViewError> {
     let mut packages = Packages { manager: Some(Manager::Dpkg), ..Packages::default() };
     let mut is_there = false;
+    let mut lists = BTreeSet::new();
     if let Some(status) = files.read_text(&format!("{FOLDER}/status"))? {
         is_there = true;
         for stanza in status.split("\n\n").map(str::trim).filter(|stanza| !stanza.is_empty()) {
@@ -22,7 +24,7 @@ pub(in crate::ops::slim) fn read(files: &Files) -> Result<Option<Packages>, View
             if !state.ends_with(" installed") {
                 continue;
             }
-            add_installed(files, &mut packages, stanza)?;
+            add_installed(files, &mut packages, &mut lists, stanza)?;
         }
     }
     let status_d = files.resolve(Path::new("/var/lib/dpkg/status.d")).file;
@@ -42,15 +44,28 @@ pub(in crate::ops::slim) fn read(files: &Files) -> Result<Option<Packages>, View
     Ok(is_there.then_some(packages))
 }
 
-fn add_installed(files: &Files, packages: &mut Packages, stanza: &str) -> Result<(), ViewError> {
+/// Adds the package of a stanza, with its lists, unless `lists` says that they were read: dpkg has one
+/// stanza for each, and a status that repeats one would have them kept any number of times.
+fn add_installed(
+    files: &Files,
+    packages: &mut Packages,
+    lists: &mut BTreeSet<String>,
+    stanza: &str,
+) -> Result<(), ViewError> {
     let name = field(stanza, "Package").unwrap_or_default();
     let architecture = field(stanza, "Architecture").unwrap_or_default();
-    let info = |kind: &str| -> Result<Option<String>, ViewError> {
-        let plain = files.read_text(&format!("{FOLDER}/info/{name}.{kind}"))?;
-        match plain {
-            Some(text) => Ok(Some(text)),
-            None => files.read_text(&format!("{FOLDER}/info/{name}:{architecture}.{kind}")),
+    let mut info = |kind: &str| -> Result<Option<String>, ViewError> {
+        for base in [name.to_owned(), format!("{name}:{architecture}")] {
+            let path = format!("{FOLDER}/info/{base}.{kind}");
+            if lists.contains(&path) {
+                return Ok(None);
+            }
+            if let Some(text) = files.read_text(&path)? {
+                lists.insert(path);
+                return Ok(Some(text));
+            }
         }
+        Ok(None)
     };
     let list = info("list")?.unwrap_or_default();
     let paths: Vec<String> = list.lines().map(str::to_owned).collect();
@@ -165,6 +180,20 @@ mod tests {
         let files: Vec<usize> = packages.list.iter().map(|package| package.files.len()).collect();
         assert_eq!(files, [0, 1]);
         assert_eq!(packages.list[1].md5sums, [("0".to_owned(), "a".to_owned())]);
+    }
+
+    #[test]
+    fn lists_of_a_repeated_package_are_read_once() {
+        let stanza = "Package: one\nStatus: install ok installed\n\n".repeat(3);
+        let tree = TestTree::new(&[
+            ("a", ""),
+            ("var/lib/dpkg/status", &stanza),
+            ("var/lib/dpkg/info/one.list", "/a\n"),
+            ("var/lib/dpkg/info/one.md5sums", "0  a\n"),
+        ]);
+        let packages = read(&tree.files()).unwrap().unwrap();
+        let sums: Vec<usize> = packages.list.iter().map(|package| package.md5sums.len()).collect();
+        assert_eq!(sums, [1, 0, 0]);
     }
 
     #[test]
