@@ -903,6 +903,16 @@ mod tests {
     }
 
     #[test]
+    fn linked_copies_replace_what_is_in_the_destination_not_the_destination() {
+        let check = |sources: &[&str], expected: &str| {
+            let action = CopyAction { replace_symlinks: true, ..copy(sources, "/x") };
+            check(&[], &["f=1", "d/e/a=2", "g/e=3"], action, expected);
+        };
+        check(&["f", "d"], "cannot copy to non-directory: /x");
+        check(&["g", "d"], "x/ x/e/ x/e/a=2");
+    }
+
+    #[test]
     fn sources_that_are_not_there() {
         let context = ["f=1", "out->../../../etc/passwd", "loop->loop"];
         check(&[], &context, copy(&["x"], "/"), "\"/x\": not found");

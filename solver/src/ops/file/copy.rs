@@ -309,7 +309,8 @@ fn make_directory<'a>(
             destination.copy_up(&path)?;
             false
         }
-        Some(_) if step.replace_symlinks => {
+        // What the sources hold may take the place of a file, the destination itself may not.
+        Some(_) if step.replace_symlinks && !root => {
             destination.remove(&path)?;
             destination.create(&path)?;
             true
