@@ -5,7 +5,7 @@
 //! "Registered algorithms"); other algorithms are refused by name.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -143,6 +143,46 @@ impl Hasher {
     }
 }
 
+/// A stream that hashes what is read from it or written to it.
+#[derive(Debug)]
+pub struct Hashing<S> {
+    stream: S,
+    hasher: Hasher,
+}
+
+impl<S> Hashing<S> {
+    /// Around `stream`, of which nothing was read or written.
+    pub fn new(stream: S) -> Self {
+        Self { stream, hasher: Hasher::new() }
+    }
+
+    /// The stream, and the digest and length in bytes of what passed.
+    pub fn finish(self) -> (S, Digest, u64) {
+        let (digest, length) = self.hasher.finish();
+        (self.stream, digest, length)
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.stream.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// Declares a digest with a meaning of its own.
 macro_rules! digest_newtype {
     ($(#[$doc:meta])* $name:ident) => {
@@ -192,6 +232,19 @@ mod tests {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
         assert!(empty.replace('e', "E").parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_stream_hashes_what_passed_and_no_more() {
+        let mut reader = Hashing::new(&b"passed, not read"[..]);
+        reader.read_exact(&mut [0; 6]).unwrap();
+        let (rest, digest, length) = reader.finish();
+        assert_eq!((rest, digest, length), (&b", not read"[..], Digest::of("passed"), 6));
+        let mut room = [0; 6];
+        let mut writer = Hashing::new(&mut room[..]);
+        assert_eq!(writer.write(b"passed, not written").unwrap(), 6);
+        let (_, digest, length) = writer.finish();
+        assert_eq!((digest, length), (Digest::of("passed"), 6));
     }
 
     #[test]

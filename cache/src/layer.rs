@@ -26,7 +26,7 @@ pub use compress::{Compression, decompress};
 pub use implied::settle;
 pub use pack::{PackError, PackOptions, pack};
 
-use crate::digest::{DiffId, Digest, Hasher};
+use crate::digest::{DiffId, Digest, Hasher, Hashing};
 use crate::index::IndexError;
 use crate::oci::{Descriptor, MediaType};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
@@ -197,11 +197,11 @@ pub fn recompress(
     if let Some(known) = recall(state, &key)? {
         return Ok(known);
     }
-    let mut stream =
-        HashingReader { stream: decompress(state.blobs().reader(blob)?)?, hasher: Hasher::new() };
+    let mut stream = Hashing::new(decompress(state.blobs().reader(blob)?)?);
     let mut compressor = compress::Compressor::new(compression, state.blobs().writer()?);
     io::copy(&mut stream, &mut compressor)?;
-    let found = DiffId(stream.hasher.digest());
+    let (_, digest, _) = stream.finish();
+    let found = DiffId(digest);
     if found != *diff_id {
         return Err(LayerError::DiffId { expected: *diff_id, found });
     }
@@ -210,19 +210,6 @@ pub fn recompress(
     let exported = ExportedLayer { descriptor, diff_id: *diff_id };
     remember(state, &key, &exported)?;
     Ok(exported)
-}
-
-struct HashingReader<R> {
-    stream: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.stream.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
 }
 
 /// The media type of a layer that rbuild writes.

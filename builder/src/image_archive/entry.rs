@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
-use rbuild_cache::digest::{DiffId, Digest, Hasher};
+use rbuild_cache::digest::{DiffId, Digest, Hashing};
 use rbuild_cache::layer::compress::{Compression, Compressor, Format, decompress};
 use rbuild_cache::layer::tar_reader::{FilePiece, TarKind, TarReader};
 use rbuild_cache::state::StateFolder;
@@ -149,11 +149,11 @@ fn store(
     }
     let writer = state.blobs().writer()?;
     let compressor = Compressor::new(Compression::default(), writer);
-    let mut hashing = Hashing { out: compressor, hasher: Hasher::new() };
+    let mut hashing = Hashing::new(compressor);
     copy(tar, &mut start, &mut hashing)?;
-    let diff_id = DiffId(hashing.hasher.digest());
-    let (digest, size) = hashing.out.finish()?.commit(None)?;
-    Ok(StoredFile { digest, size, form: Form::Gzipped(diff_id) })
+    let (compressor, diff_id, _) = hashing.finish();
+    let (digest, size) = compressor.finish()?.commit(None)?;
+    Ok(StoredFile { digest, size, form: Form::Gzipped(DiffId(diff_id)) })
 }
 
 /// Copies `start` and the rest of the current file; returns how many bytes that were.
@@ -176,23 +176,6 @@ fn copy(
             }
             FilePiece::End => return Ok(written),
         }
-    }
-}
-
-struct Hashing<W> {
-    out: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }
 

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::tar_reader::{FilePiece, TarEntry, TarError, TarKind, TarReader};
 use super::whiteout::{self, is_mark};
-use crate::digest::{DiffId, Hasher};
+use crate::digest::{DiffId, Hasher, Hashing};
 use crate::limits::{Bounded, Exceeded, Limit, Limits, depth};
 use crate::metadata::{self, Metadata, Timestamp, Xattrs};
 use crate::remove::remove_tree;
@@ -70,8 +70,8 @@ pub enum ApplyError {
 
 /// Unpacks the uncompressed tar `stream` into `draft`. The stream is read to its end.
 pub fn apply(stream: impl Read, draft: &Draft, limits: &Limits) -> Result<Applied, ApplyError> {
-    let stream = Hashing { stream, hasher: Hasher::new() };
-    let mut reader = TarReader::new(Bounded::new(stream, limits, Limit::LayerSize));
+    let stream = Bounded::new(Hashing::new(stream), limits, Limit::LayerSize);
+    let mut reader = TarReader::new(stream);
     let mut unpacker = Unpacker::new(draft)?;
     let mut entries = 0;
     while let Some(entry) = reader.next_entry()? {
@@ -82,22 +82,8 @@ pub fn apply(stream: impl Read, draft: &Draft, limits: &Limits) -> Result<Applie
     }
     let stream = reader.drain()?.into_inner();
     let implied = unpacker.finish().map_err(|(path, failure)| failure.about(&path))?;
-    let (digest, size) = stream.hasher.finish();
+    let (_, digest, size) = stream.finish();
     Ok(Applied { diff_id: DiffId(digest), size, implied })
-}
-
-/// Hashes what is read.
-struct Hashing<R> {
-    stream: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.stream.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
 }
 
 /// What went wrong with an entry, before it is said with which.

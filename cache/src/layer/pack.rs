@@ -17,7 +17,7 @@ use super::opaque;
 use super::tar_reader::{TarEntry, TarKind};
 use super::tar_writer::TarWriter;
 use super::whiteout;
-use crate::digest::{DiffId, Hasher};
+use crate::digest::{DiffId, Hashing};
 
 /// What decides how a layer is packed, besides what is in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,37 +46,20 @@ pub fn pack(
     options: &PackOptions,
     out: impl Write,
 ) -> Result<(DiffId, u64), PackError> {
-    let mut writer = TarWriter::new(Hashing { out, hasher: Hasher::new() });
+    let mut writer = TarWriter::new(Hashing::new(out));
     if is_opaque_root(folder, options)? {
         writer.entry(&whiteout_at(whiteout::OPAQUE.to_vec()))?;
     }
     for entry in entries(folder)? {
         write_entry(&mut writer, folder, options, entry)?;
     }
-    let (digest, size) = writer.finish()?.hasher.finish();
+    let (_, digest, size) = writer.finish()?.finish();
     Ok((DiffId(digest), size))
 }
 
 fn is_opaque_root(folder: &Path, options: &PackOptions) -> io::Result<bool> {
     let hides_something = options.lower.as_ref().is_none_or(|lower| !lower.is_empty());
     Ok(hides_something && whiteout::is_opaque(folder)?)
-}
-
-struct Hashing<W> {
-    out: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 fn write_entry(
