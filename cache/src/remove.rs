@@ -19,6 +19,16 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes `path`, whatever it is; a link is not followed, and nothing there is success.
+pub fn remove_any(path: &Path) -> io::Result<()> {
+    match fs_err::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => remove_tree(path),
+        Ok(_) => fs_err::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Gives the owner all rights on the folders below `folder`, and on itself. No link is followed.
 fn open_up(folder: &Path) -> io::Result<()> {
     fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
@@ -44,5 +54,19 @@ mod tests {
         remove_tree(&top.path().join("a")).unwrap();
         assert!(!top.path().join("a").exists());
         remove_tree(&top.path().join("a")).unwrap();
+    }
+
+    #[test]
+    fn removes_a_link_and_not_what_it_points_at() {
+        let top = tempfile::tempdir().unwrap();
+        let (folder, link) = (top.path().join("folder"), top.path().join("link"));
+        fs_err::create_dir_all(folder.join("inner")).unwrap();
+        fs_err::os::unix::fs::symlink("folder", &link).unwrap();
+        remove_any(&link).unwrap();
+        assert!(fs_err::symlink_metadata(&link).is_err());
+        assert!(folder.join("inner").is_dir());
+        remove_any(&folder).unwrap();
+        remove_any(&folder).unwrap();
+        assert!(!folder.exists());
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use super::entries::{Entry, Kind, entries};
 use super::whiteout::at;
 use crate::metadata::{self, Timestamp, Xattrs};
-use crate::remove::remove_tree;
+use crate::remove::remove_any;
 
 /// Adds the layer in `layer` to the plain folder `folder`, to which the layers below were added.
 ///
@@ -18,7 +18,7 @@ use crate::remove::remove_tree;
 pub fn add_layer(layer: &Path, folder: &Path) -> io::Result<()> {
     if super::whiteout::is_opaque(layer)? {
         for entry in fs_err::read_dir(folder)? {
-            remove(&entry?.path())?;
+            remove_any(&entry?.path())?;
         }
     }
     let entries = entries(layer)?;
@@ -38,7 +38,7 @@ fn add(layer: &Path, folder: &Path, entry: &Entry) -> io::Result<()> {
     let is_folder = fs_err::symlink_metadata(&path).is_ok_and(|there| there.is_dir());
     match &entry.kind {
         Kind::Folder { opaque } if is_folder && !opaque => {}
-        _ => remove(&path)?,
+        _ => remove_any(&path)?,
     }
     match &entry.kind {
         Kind::Whiteout => Ok(()),
@@ -67,15 +67,6 @@ pub(crate) fn place(layer: &Path, path: &Path, entry: &Entry) -> io::Result<()> 
         Kind::Socket => node(path, FileType::Socket, 0)?,
     }
     copy_metadata(path, entry)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs_err::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => remove_tree(path),
-        Ok(_) => fs_err::remove_file(path),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
 }
 
 fn node(path: &Path, kind: FileType, device: u64) -> io::Result<()> {

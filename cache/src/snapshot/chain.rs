@@ -16,7 +16,7 @@ use super::{Committed, SnapshotError, SnapshotId};
 use crate::digest::{DiffId, Hasher};
 use crate::layer::entries::{Entry, Kind, entries};
 use crate::layer::{flatten, opaque, whiteout};
-use crate::remove::remove_tree;
+use crate::remove::remove_any;
 
 /// Chains up to this length stay as they are.
 const LONGEST: usize = 128;
@@ -102,7 +102,7 @@ impl Merge {
     fn add(&mut self, layer: &Path) -> io::Result<()> {
         if whiteout::is_opaque(layer)? {
             for entry in fs_err::read_dir(&self.folder)? {
-                remove(&entry?.path())?;
+                remove_any(&entry?.path())?;
             }
             self.folders.clear();
             if !self.below.is_empty() {
@@ -126,7 +126,7 @@ impl Merge {
                 // A file or a whiteout in between ends what a folder merges with, too.
                 let alone = *opaque || there == Some(false);
                 if alone {
-                    remove(&path)?;
+                    remove_any(&path)?;
                     self.forget(&entry.path);
                 }
                 if alone || there.is_none() {
@@ -141,7 +141,7 @@ impl Merge {
                 self.folders.insert(entry.path.clone(), entry);
             }
             Kind::Whiteout => {
-                remove(&path)?;
+                remove_any(&path)?;
                 self.forget(&entry.path);
                 // One that hides nothing would be seen where its folder is not merged.
                 if is_in(&self.below, &entry.path)? {
@@ -149,7 +149,7 @@ impl Merge {
                 }
             }
             _ => {
-                remove(&path)?;
+                remove_any(&path)?;
                 self.forget(&entry.path);
                 link(layer, &path, &entry)?;
             }
@@ -216,15 +216,6 @@ fn forget_xattrs(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs_err::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => remove_tree(path),
-        Ok(_) => fs_err::remove_file(path),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
 }
 
 #[cfg(test)]
