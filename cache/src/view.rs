@@ -12,26 +12,26 @@
 //! What the caller's folder loses on its way into a build is lost here: owners (all becomes 0:0)
 //! and extended attributes, which BuildKit's context transfer drops too.
 
-use std::collections::VecDeque;
+mod root;
+mod walk;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
+
+pub use self::root::open_beneath;
+use self::root::{Root, read_names};
+pub use self::walk::Resolved;
 
 use crate::metadata::{self, FileType, Metadata, Xattrs};
 use crate::pattern::{ParentMatches, PatternMatcher};
-
-/// How many links one path may lead through; as many as Linux allows.
-const LINKS_MAX: usize = 40;
-
-/// Bytes for the names of one `getdents64`.
-const NAMES_BUFFER: usize = 32 * 1024;
 
 /// Says why a tree could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -78,15 +78,6 @@ pub struct Entry {
     below: Vec<usize>,
     metadata: Metadata,
     said: ParentMatches,
-}
-
-/// Where a path leads.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The path without links, relative to the root. What does not exist is kept as it was written.
-    pub path: PathBuf,
-    /// What is there.
-    pub entry: Option<Entry>,
 }
 
 impl Entry {
@@ -242,74 +233,6 @@ impl View {
             entries.extend(found);
         }
         Ok(entries)
-    }
-
-    /// Where `path` leads, links followed, the last one too. `path` is taken from the root whether
-    /// or not it begins with a slash, and `..` does not lead out.
-    pub fn resolve(&self, path: &Path) -> Result<Resolved, ViewError> {
-        self.walk(self.root()?, path, LastLink::Followed)
-    }
-
-    /// Where `path` leads, links followed but for the last component.
-    pub fn resolve_parent(&self, path: &Path) -> Result<Resolved, ViewError> {
-        self.walk(self.root()?, path, LastLink::Kept)
-    }
-
-    /// Where `path` leads if `root`, a directory, is the root: neither `..` nor links lead out of
-    /// it. The last link is followed.
-    pub fn resolve_in(&self, root: &Entry, path: &Path) -> Result<Resolved, ViewError> {
-        self.walk(root.clone(), path, LastLink::Followed)
-    }
-
-    /// What `path` is; a link in its last place is not followed.
-    pub fn lookup(&self, path: &Path) -> Result<Option<Entry>, ViewError> {
-        Ok(self.resolve_parent(path)?.entry)
-    }
-
-    fn walk(&self, root: Entry, path: &Path, last_link: LastLink) -> Result<Resolved, ViewError> {
-        let mut open: VecDeque<OsString> = components(path).collect();
-        let mut links = 0;
-        let mut found = vec![root];
-        let mut missing: Vec<OsString> = Vec::new();
-        while let Some(name) = open.pop_front() {
-            if name == ".." {
-                if missing.pop().is_none() && found.len() > 1 {
-                    found.pop();
-                }
-                continue;
-            }
-            if !missing.is_empty() {
-                missing.push(name);
-                continue;
-            }
-            let here = found.last().expect("the root stays");
-            let Some(entry) = self.child(here, &name)? else {
-                missing.push(name);
-                continue;
-            };
-            let kept = open.is_empty() && last_link == LastLink::Kept;
-            if !entry.metadata.is_symlink() || kept {
-                found.push(entry);
-                continue;
-            }
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(ViewError::TooManyLinks(Path::new("/").join(path)));
-            }
-            let target = self.read_link(&entry)?;
-            if target.is_absolute() {
-                found.truncate(1);
-            }
-            for component in components(&target).rev() {
-                open.push_front(component);
-            }
-        }
-        let entry = found.pop().expect("the root stays");
-        if missing.is_empty() {
-            return Ok(Resolved { path: entry.path.clone(), entry: Some(entry) });
-        }
-        let path = entry.path.join(missing.iter().collect::<PathBuf>());
-        Ok(Resolved { path, entry: None })
     }
 
     /// Whether one of the layers is the folder that shows `entry` in `other`.
@@ -502,79 +425,6 @@ enum Below {
     Hidden,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LastLink {
-    Followed,
-    Kept,
-}
-
-/// The folder of a layer; opened when it is first needed, since of many layers most are not.
-#[derive(Debug)]
-struct Root {
-    path: PathBuf,
-    folder: OnceLock<OwnedFd>,
-}
-
-impl Root {
-    fn new(path: PathBuf) -> Self {
-        Self { path, folder: OnceLock::new() }
-    }
-
-    fn open(&self) -> io::Result<BorrowedFd<'_>> {
-        if let Some(folder) = self.folder.get() {
-            return Ok(folder.as_fd());
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        Ok(self.folder.get_or_init(|| folder).as_fd())
-    }
-}
-
-/// Opens `path` in `root`; no component of it may be a link, whoever puts one there.
-pub fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC;
-    let here = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, here, flags, Mode::empty(), resolve) {
-        // Kernels before 5.6, and filters that do not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(root, path, flags),
-        other => Ok(other?),
-    }
-}
-
-fn open_step_by_step(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut folder: Option<OwnedFd> = None;
-    for component in path.parent().unwrap_or(Path::new("")).components() {
-        let Component::Normal(name) = component else { return Err(Errno::XDEV.into()) };
-        let here = folder.as_ref().map_or(root, |folder| folder.as_fd());
-        folder = Some(rustix::fs::openat(here, name, step, Mode::empty())?);
-    }
-    let name = path.file_name().unwrap_or(OsStr::new("."));
-    let here = folder.as_ref().map_or(root, |folder| folder.as_fd());
-    Ok(rustix::fs::openat(here, name, flags | OFlags::NOFOLLOW, Mode::empty())?)
-}
-
-/// The components of a path but for `.` and the leading slash.
-fn components(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
-    let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
-    let parts = parts.filter(|part| !part.is_empty() && *part != b".");
-    parts.map(|part| OsString::from_vec(part.to_vec())).collect::<Vec<_>>().into_iter()
-}
-
-fn read_names(folder: &OwnedFd, mut each: impl FnMut(OsString)) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(NAMES_BUFFER);
-    let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
-    while let Some(entry) = names.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            each(OsString::from_vec(name.to_vec()));
-        }
-    }
-    Ok(())
-}
-
 fn io_error(path: &Path, source: io::Error) -> ViewError {
     ViewError::Io { path: Path::new("/").join(path), source }
 }
@@ -605,7 +455,7 @@ mod tests {
     use crate::layer::whiteout;
 
     /// Makes a tree: `dir/`, `file=bytes`, `link->target`, `gone!` (a whiteout), `dir/ opaque`.
-    fn make(spec: &[&str]) -> tempfile::TempDir {
+    pub(super) fn make(spec: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for line in spec {
             let at = |name: &str| {
@@ -629,7 +479,7 @@ mod tests {
         folder
     }
 
-    fn layers(specs: &[&[&str]]) -> (Vec<tempfile::TempDir>, View) {
+    pub(super) fn layers(specs: &[&[&str]]) -> (Vec<tempfile::TempDir>, View) {
         let folders: Vec<_> = specs.iter().map(|spec| make(spec)).collect();
         let view = View::layers(folders.iter().map(|f| f.path().to_owned()).collect());
         (folders, view)
@@ -688,59 +538,6 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_inside_the_root_only() {
-        let (_folders, view) = layers(&[&[
-            "d/f=1",
-            "d/up->../d/f",
-            "abs->/d",
-            "out->../../../etc/passwd",
-            "etc/passwd=inside",
-            "a->b",
-            "b->a",
-            "dangling->/no/where",
-            "d/self->.",
-        ]]);
-        let check = |path: &str, expected: &str| {
-            let shown = match view.resolve(Path::new(path)) {
-                Ok(Resolved { path, entry: Some(_) }) => path.display().to_string(),
-                Ok(Resolved { path, entry: None }) => format!("no {}", path.display()),
-                Err(error) => error.to_string(),
-            };
-            assert_eq!(shown, expected, "{path}");
-        };
-        check("/", "");
-        check("/d/f", "d/f");
-        check("d//./f/", "d/f");
-        check("/d/up", "d/f");
-        check("/abs/f", "d/f");
-        check("/abs/../abs/up", "d/f");
-        check("/out", "etc/passwd");
-        check("/../../d", "d");
-        check("/d/self/self/f", "d/f");
-        check("/dangling", "no no/where");
-        check("/dangling/x/../y", "no no/where/y");
-        check("/nothing/../d", "d");
-        check("/d/f/x", "no d/f/x");
-        check("/a", "too many symbolic links in `/a`");
-        let kept = view.lookup(Path::new("/abs")).unwrap().unwrap();
-        assert!(kept.metadata().is_symlink());
-    }
-
-    #[test]
-    fn a_folder_can_be_the_root() {
-        let (_folders, view) = layers(&[&["r/d/f=1", "r/out->/d", "r/up->../../..", "f=2"]]);
-        let root = view.lookup(Path::new("r")).unwrap().unwrap();
-        let check = |path: &str, expected: &str| {
-            let found = view.resolve_in(&root, Path::new(path)).unwrap();
-            assert_eq!(found.path, Path::new(expected), "{path}");
-        };
-        check("out/f", "r/d/f");
-        check("/d/../../f", "r/f");
-        check("up/d", "r/d");
-        check("", "r");
-    }
-
-    #[test]
     fn ignored_paths_are_not_there() {
         let check = |ignore: &[&str], expected: &str| {
             let folder = make(&["a.txt=1", "d/b.txt=2", "d/c=3", "d/e/f=4", "l->d/c"]);
@@ -788,7 +585,7 @@ mod tests {
             rustix::fs::CWD,
             &path,
             rustix::fs::FileType::Fifo,
-            Mode::RUSR | Mode::WUSR,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
             0,
         )
         .unwrap();
@@ -828,20 +625,6 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-    }
-
-    #[test]
-    fn opening_step_by_step_follows_no_links_either() {
-        let folder = make(&["d/f=1", "l->d", "d/g->f"]);
-        let root = fs::File::open(folder.path()).unwrap();
-        let open = |path: &str| {
-            open_step_by_step(root.as_fd(), Path::new(path), OFlags::RDONLY | OFlags::CLOEXEC)
-        };
-        assert!(open("d/f").is_ok());
-        assert!(open("").is_ok());
-        for wrong in ["l/f", "d/g", "../x", "d/../d/f"] {
-            assert!(open(wrong).is_err(), "{wrong}");
-        }
     }
 
     /// Paths that a made-up layer may have something at, each after the folder that it is in.
