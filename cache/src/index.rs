@@ -605,9 +605,13 @@ mod tests {
     fn a_database_of_a_later_version_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
-        drop(Index::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         Index::open(&path).unwrap().insert(&[key("1")], &result("a")).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let index = Index::open(&path).unwrap();
+        assert_eq!(index.lookup(&key("1")).unwrap(), None);
+        let other = result("b");
+        index.insert(&[key("1")], &other).unwrap();
+        assert_eq!(index.lookup(&key("1")).unwrap(), Some(other));
     }
 
     #[test]

@@ -418,7 +418,7 @@ mod tests {
     use super::*;
     use crate::oci::MediaType;
 
-    fn store() -> (tempfile::TempDir, ContentStore) {
+    pub(super) fn store() -> (tempfile::TempDir, ContentStore) {
         let top = tempfile::tempdir().unwrap();
         fs_err::create_dir_all(top.path().join("tmp")).unwrap();
         fs_err::create_dir_all(top.path().join("blobs")).unwrap();

@@ -158,17 +158,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::session::Session;
-    use crate::store::ContentStore;
-
-    fn store() -> (tempfile::TempDir, ContentStore) {
-        let top = tempfile::tempdir().unwrap();
-        fs_err::create_dir_all(top.path().join("tmp")).unwrap();
-        fs_err::create_dir_all(top.path().join("blobs")).unwrap();
-        let session = Session::start(&top.path().join("tmp")).unwrap();
-        let store = ContentStore::new(top.path().join("blobs"), session);
-        (top, store)
-    }
+    use crate::store::tests::store;
 
     fn read_on_a_thread(blob: &Growing) -> std::thread::JoinHandle<io::Result<Vec<u8>>> {
         let mut reader = blob.reader();
