@@ -369,3 +369,150 @@ fn write<R: Read>(
 }
 
 static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+
+#[cfg(test)]
+mod tests {
+    use fs_err as fs;
+
+    use super::*;
+    use crate::graph::{CopyAction, FileAction, ModeChange, Name, Owner};
+    use crate::ops::file::tests::{Place, copy, show};
+
+    /// A tar of `dir/`, `file=bytes`, `link->target`, `name*other` (a hard link), each with a mode
+    /// after `@`; all belong to 11:22.
+    fn tar(entries: &[&str]) -> Vec<u8> {
+        let mut tar = Vec::new();
+        for line in entries {
+            let (line, mode) = line.split_once('@').unwrap_or((line, ""));
+            let mut header = tar::Header::new_ustar();
+            let (name, kind, bytes) = if let Some((name, target)) = line.split_once("->") {
+                header.as_ustar_mut().unwrap().linkname[..target.len()]
+                    .copy_from_slice(target.as_bytes());
+                (name, tar::EntryType::Symlink, "")
+            } else if let Some((name, target)) = line.split_once('*') {
+                header.as_ustar_mut().unwrap().linkname[..target.len()]
+                    .copy_from_slice(target.as_bytes());
+                (name, tar::EntryType::Link, "")
+            } else if let Some((name, bytes)) = line.split_once('=') {
+                (name, tar::EntryType::Regular, bytes)
+            } else {
+                (line, tar::EntryType::Directory, "")
+            };
+            header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(kind);
+            let usual = if kind.is_dir() { 0o755 } else { 0o644 };
+            header.set_mode(u32::from_str_radix(mode, 8).unwrap_or(usual));
+            header.set_size(bytes.len() as u64);
+            header.set_uid(11);
+            header.set_gid(22);
+            header.set_mtime(1_400_000_000);
+            header.set_cksum();
+            tar.extend(header.as_bytes());
+            tar.extend(bytes.as_bytes());
+            tar.resize(tar.len().next_multiple_of(512), 0);
+        }
+        tar.resize(tar.len() + 1024, 0);
+        tar
+    }
+
+    fn unpacked(base: &[&str], entries: &[&str], to: &str) -> Option<String> {
+        let place = Place::new(base, &[])?;
+        fs::write(place.context.path().join("a.tar"), tar(entries)).unwrap();
+        let add = CopyAction { unpack: true, ..copy(&["a.tar"], to) };
+        Some(match place.run(vec![FileAction::Copy(add)]) {
+            Ok(()) => show(&place.layer()).replace("@11:22", ""),
+            Err(error) => error.to_string(),
+        })
+    }
+
+    #[test]
+    fn archives_are_unpacked() {
+        let check = |base: &[&str], entries: &[&str], expected: &str| {
+            if let Some(found) = unpacked(base, entries, "/x/") {
+                assert_eq!(found, expected, "{entries:?} over {base:?}");
+            }
+        };
+        check(
+            &[],
+            &["f=1", "d/@700", "d/g=2@4755", "l->f", "h*f"],
+            "x/ x/d/@700 x/d/g=2@4755 x/f=1 x/h=1 x/l->f",
+        );
+        check(&[], &["p/q/f=1"], "x/ x/p/ x/p/q/ x/p/q/f=1");
+        check(&["x/f=old"], &["f=1"], "x/ x/f=1");
+        check(&["x/d/old=1"], &["d=file"], "x/ x/d=file");
+        check(&["x/d->e", "x/e/"], &["d/"], "x/ x/d/");
+        check(&["x/d->/e", "x/e/"], &["d/f=1"], "x/ x/e/ x/e/f=1");
+        check(&["x/old=1@600"], &["h*old"], "x/ x/h=1 x/old=1");
+        check(&["x/d/old=1"], &["d=file", "d/", "d/f=1"], "x/ x/d/ x/d/f=1");
+        check(&[], &["./", "./f=1"], "x/ x/f=1");
+        check(&["x@700"], &["=", "./@777", "f=1"], "x/@700 x/f=1");
+        check(&[], &["f=1@600", "h*f@755"], "x/ x/f=1@755 x/h=1@755");
+        check(&[], &[".wh.f=1"], "x/ x/.wh.f=1");
+    }
+
+    /// Whatever the archive says, everything ends up below the destination.
+    #[test]
+    fn archives_stay_where_they_are_unpacked() {
+        let check = |base: &[&str], entries: &[&str], expected: &str| {
+            if let Some(found) = unpacked(base, entries, "/x/") {
+                assert_eq!(found, expected, "{entries:?} over {base:?}");
+            }
+        };
+        check(&[], &["../../evil=1"], "x/ x/evil=1");
+        check(&[], &["/abs=1"], "x/ x/abs=1");
+        check(&[], &["l->/", "l/evil=1"], "x/ x/evil=1 x/l->/");
+        check(&[], &["l->../..", "l/evil=1"], "x/ x/evil=1 x/l->../..");
+        check(
+            &[],
+            &["a/", "a/l->..", "a/l/l2->..", "a/l/l2/evil=1"],
+            "x/ x/a/ x/a/l->.. x/evil=1 x/l2->..",
+        );
+        check(
+            &["secret=1"],
+            &["h*../secret"],
+            "cannot unpack the entry `h`: it is a hard link to what is not there",
+        );
+        check(&["secret=1"], &["l->/secret", "l=2"], "x/ x/l=2");
+        check(&["secret=1"], &["l->../secret", "h*l", "h=2"], "x/ x/h=2 x/l->../secret");
+        check(&[], &["l->l", "l/f=1"], "too many symbolic links in `/l`");
+        check(&[], &["d/", "h*d"], "cannot unpack the entry `h`: it is a hard link to a directory");
+        check(&[], &["f=1", "f/g=2"], "mkdir /x/f: not a directory");
+        check(&["y/", "x->y"], &["f=1"], "y/ y/f=1");
+    }
+
+    #[test]
+    fn what_is_no_archive_is_copied() {
+        let Some(place) = Place::new(&[], &["a.tar=text", "empty.tar="]) else { return };
+        let add = CopyAction { unpack: true, ..copy(&["*.tar"], "/x/") };
+        place.run(vec![FileAction::Copy(add)]).unwrap();
+        assert_eq!(show(&place.layer()), "x/ x/a.tar=text x/empty.tar=");
+    }
+
+    #[test]
+    fn an_archive_cut_short_is_an_error() {
+        let Some(place) = Place::new(&[], &[]) else { return };
+        let whole = tar(&["a=1", "f=12345"]);
+        fs::write(place.context.path().join("a.tar"), &whole[..1538]).unwrap();
+        let add = CopyAction { unpack: true, ..copy(&["a.tar"], "/x/") };
+        let error = place.run(vec![FileAction::Copy(add)]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot unpack `/a.tar`");
+    }
+
+    #[test]
+    fn chown_is_for_archives_too_and_times_stay() {
+        let Some(place) = Place::new(&[], &[]) else { return };
+        fs::write(place.context.path().join("a.tar"), tar(&["d/", "d/f=1"])).unwrap();
+        let add = CopyAction {
+            unpack: true,
+            owner: Some(Owner { user: Name::Id(5), group: None }),
+            mode: Some(ModeChange::Octal(0o600)),
+            ..copy(&["a.tar"], "/x/")
+        };
+        place.run(vec![FileAction::Copy(add)]).unwrap();
+        assert_eq!(show(&place.layer()), "x/@5:5 x/d/@5:5 x/d/f=1@5:5");
+        for path in ["x/d", "x/d/f"] {
+            let entry = place.layer().lookup(Path::new(path)).unwrap().unwrap();
+            assert_eq!(entry.metadata().modified.seconds, 1_400_000_000, "{path}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The trees that files are copied from, and what their files are known to hash to.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_cache::checksum::{self, FileMemo};
+use rbuild_cache::digest::Digest;
+use rbuild_cache::pattern::PatternMatcher;
+use rbuild_cache::state::StateFolder;
+use rbuild_cache::view::View;
+
+use super::FileError;
+use crate::tree::Folder;
+
+/// A tree that files are copied from.
+#[derive(Clone, Debug)]
+pub struct SourceTree {
+    pub(super) view: View,
+    /// The name of the context, for its memo of digests; none for trees of the state folder.
+    pub(super) context: Option<String>,
+    /// What there is besides, but ignored.
+    ignored: Option<View>,
+}
+
+impl SourceTree {
+    /// A tree of the state folder.
+    pub fn tree(view: View) -> Self {
+        Self { view, context: None, ignored: None }
+    }
+
+    /// A folder of the caller's.
+    pub fn context(folder: &Folder) -> Result<Self, FileError> {
+        let ignore = PatternMatcher::new(&folder.ignore)?;
+        // The same context name means another folder in another build.
+        let root = folder.root.as_os_str().as_encoded_bytes();
+        let context = Digest::of(root).hex();
+        let all = || View::folder(folder.root.clone(), PatternMatcher::default());
+        Ok(Self {
+            ignored: (!folder.ignore.is_empty()).then(all),
+            view: View::folder(folder.root.clone(), ignore),
+            context: Some(context),
+        })
+    }
+
+    /// `error`, or that the source which was not found is there, but ignored.
+    pub(super) fn explained(&self, error: FileError) -> FileError {
+        match (&self.ignored, error) {
+            (Some(all), FileError::NotFound(path))
+                if all.lookup(Path::new(&path)).is_ok_and(|entry| entry.is_some()) =>
+            {
+                FileError::Ignored(path)
+            }
+            (_, error) => error,
+        }
+    }
+
+    fn memo(&self, state: &StateFolder) -> Result<FileMemo, FileError> {
+        let Some(context) = &self.context else { return Ok(FileMemo::none()) };
+        let folder = state.folder("context").map_err(FileError::State)?;
+        Ok(FileMemo::open(folder.join(context)))
+    }
+}
+
+/// The checksum of all that is at `path` of `source`, without times.
+pub fn checksum(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Digest, FileError> {
+    let memo = source.memo(state)?;
+    let digest = checksum::of_path(&source.view, Path::new(path), &memo);
+    let digest = digest.map_err(|error| source.explained(error.into()))?;
+    save(&memo);
+    Ok(digest)
+}
+
+/// The memos of the contexts that an op reads, each opened once.
+pub(super) struct Memos<'a> {
+    pub(super) state: &'a StateFolder,
+    open: Vec<(Option<String>, Arc<FileMemo>)>,
+}
+
+impl<'a> Memos<'a> {
+    pub(super) fn new(state: &'a StateFolder) -> Self {
+        Self { state, open: Vec::new() }
+    }
+
+    pub(super) fn of(&mut self, source: &SourceTree) -> Result<Arc<FileMemo>, FileError> {
+        if let Some((_, memo)) = self.open.iter().find(|(context, _)| *context == source.context) {
+            return Ok(Arc::clone(memo));
+        }
+        let memo = Arc::new(source.memo(self.state)?);
+        self.open.push((source.context.clone(), Arc::clone(&memo)));
+        Ok(memo)
+    }
+
+    pub(super) fn save(&self) {
+        self.open.iter().for_each(|(_, memo)| save(memo));
+    }
+}
+
+/// A memo that cannot be saved costs time in the next build, no more.
+fn save(memo: &FileMemo) {
+    if let Err(error) = memo.save() {
+        tracing::warn!(%error, "cannot remember what files hashed to");
+    }
+}
