@@ -88,6 +88,7 @@ impl Origin {
 
 impl Evidence {
     /// That of `vertex`, whose inputs have these digests.
+    #[expect(clippy::missing_panics_doc, reason = "plain data with string keys can be written")]
     pub fn of(vertex: &Vertex, inputs: &[InputDigest], origins: &[Origin]) -> Self {
         let input = |(position, digest): (usize, &InputDigest)| {
             let origin = origins.get(position).cloned().unwrap_or_default();
@@ -98,9 +99,15 @@ impl Evidence {
             InputEvidence { tree, content, from: origin.name, image: origin.image }
         };
         Self {
-            op: serde_json::to_value(&vertex.op).unwrap_or_default(),
+            op: serde_json::to_value(&vertex.op).expect("ops are plain data with string keys"),
             inputs: inputs.iter().enumerate().map(input).collect(),
         }
+    }
+
+    /// As a record keeps it.
+    #[expect(clippy::missing_panics_doc, reason = "plain data with string keys can be written")]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("evidence is plain data with string keys")
     }
 
     /// That of a record; `None` for one that was written in another form.

@@ -220,8 +220,7 @@ impl Worker {
             snapshot: snapshot.id.clone(),
             content: snapshot.content,
             description: work.vertex.name.clone(),
-            evidence: serde_json::to_value(Evidence::of(work.vertex, inputs, &work.origins))
-                .unwrap_or_default(),
+            evidence: Evidence::of(work.vertex, inputs, &work.origins).to_json(),
             created: self.surroundings.now,
         };
         let marks = evidence::marks(work.vertex, &self.place);

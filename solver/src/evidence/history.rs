@@ -32,10 +32,11 @@ impl History {
     }
 
     /// Keeps it in the place of the last one.
+    #[expect(clippy::missing_panics_doc, reason = "plain data can be written")]
     pub fn save(&self, index: &Index) -> Result<(), IndexError> {
         let mut kept = self.clone();
         kept.missed.iter_mut().for_each(|miss| miss.differences.truncate(KEPT));
-        let bytes = serde_json::to_vec(&kept).unwrap_or_default();
+        let bytes = serde_json::to_vec(&kept).expect("a history is plain data");
         index.remember(MEMO, LAST, &bytes)
     }
 }
