@@ -11,6 +11,16 @@ use crate::needs::{Need, lacking};
 use crate::rbuild::{Outcome, write};
 use crate::user::{self, User, Users};
 
+/// Who builds, and the argument that names the busybox base; `None` where something is lacking.
+fn users_of_busybox() -> Option<(Users, String)> {
+    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
+        return None;
+    }
+    let users = Users::new();
+    let base = users.base("busybox", busybox());
+    Some((users, base))
+}
+
 /// Builds as every kind of user, side by side.
 fn build_as_all(
     users: &Users,
@@ -52,11 +62,7 @@ fn check_same(users: &Users, dockerfile: &str, base: &str) {
 
 #[test]
 fn owners_are_the_same_whoever_builds() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = users_of_busybox() else { return };
     check_same(
         &users,
         r"
@@ -93,11 +99,7 @@ RUN chroot / stat -c %u /t/d/a > /chrooted && chown ann /chrooted
 
 #[test]
 fn secrets_have_their_owners_whoever_builds() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = users_of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),
@@ -192,11 +194,7 @@ RUN test "$(id -un)" = ann && touch ~/a && sudo touch ~/b && test "$(sudo id -u)
 /// Without overlayfs, trees are copied: that is said once, and the files are the same.
 #[test]
 fn without_overlayfs_trees_are_copied() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = users_of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),
