@@ -1,17 +1,19 @@
 //! What was typed: every flag of rbuild, as clap reads it. What it means is `request.rs`'s.
 //!
-//! With no subcommand rbuild builds; [`with_build`] puts the word in before clap looks.
+//! With no subcommand rbuild builds; [`for_clap`] puts the word in before clap looks.
 
 mod build;
 mod image;
 mod login;
 mod slim;
 mod state;
+mod switch;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use rbuild_frontend::diagnostic::did_you_mean;
 
 pub use self::build::BuildArgs;
 pub use self::image::{
@@ -32,6 +34,7 @@ pub use self::state::{CacheArgs, CacheCommand, CacheVerifyArgs, DuArgs, ExplainA
     after_help = EXAMPLES,
     subcommand_required = true,
     arg_required_else_help = true,
+    args_override_self = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -133,35 +136,55 @@ pub enum Shell {
     Zsh,
 }
 
-/// The arguments, with `build` put in where no command is named.
+/// The arguments as clap is to read them: with `build` put in where no command is named, and
+/// switches without truth values.
+pub fn for_clap(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut cli = Cli::command();
+    // What every command has, each has by then.
+    cli.build();
+    let (arguments, position) = with_build(&cli, arguments.into_iter().collect());
+    let named = arguments.get(position).and_then(|name| name.to_str());
+    match named.and_then(|name| cli.find_subcommand(name)) {
+        Some(command) => switch::bare(command, arguments),
+        None => arguments,
+    }
+}
+
+/// `arguments` with `build` put in where no command is named; and where the command's name is.
 ///
 /// The first word that is not one of the global flags decides: the name of a command stays, and so
 /// do `--help` and `--version`; everything else is a build. A folder that is called like a command
-/// is built as `./images`.
-pub fn with_build(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+/// is built as `./images`. A word that is no folder and almost a command stays as well: clap says
+/// which one was meant.
+fn with_build(cli: &clap::Command, mut arguments: Vec<OsString>) -> (Vec<OsString>, usize) {
     let mut position = 1;
     while let Some(argument) = arguments.get(position) {
         match argument.to_str() {
             Some("--root") => position += 2,
             Some("-D" | "--debug") => position += 1,
-            Some(flag) if flag.starts_with("--root=") => position += 1,
+            Some(flag) if flag.starts_with("--root=") || flag.starts_with("--debug=") => {
+                position += 1;
+            }
             _ => break,
         }
     }
-    let decides = arguments.get(position).map(OsString::as_os_str);
-    if decides.is_some_and(|word| !is_command(word)) {
+    if arguments.get(position).is_some_and(|word| !is_command(cli, word)) {
         arguments.insert(position, "build".into());
     }
-    arguments
+    (arguments, position)
 }
 
-fn is_command(word: &OsStr) -> bool {
-    let Some(word) = word.to_str() else { return false };
-    matches!(word, "-h" | "--help" | "-V" | "--version" | "help")
-        || Cli::command().get_subcommands().any(|command| {
-            command.get_name() == word || command.get_all_aliases().any(|alias| alias == word)
-        })
+fn is_command(cli: &clap::Command, word: &OsStr) -> bool {
+    let Some(text) = word.to_str() else { return false };
+    matches!(text, "-h" | "--help" | "-V" | "--version")
+        || cli.find_subcommand(text).is_some()
+        || (is_almost_a_command(cli, text) && !Path::new(word).exists())
+}
+
+/// Short words are almost anything, and neither flags nor paths are commands.
+fn is_almost_a_command(cli: &clap::Command, word: &str) -> bool {
+    let names = cli.get_subcommands().map(clap::Command::get_name);
+    word.len() > 3 && !word.starts_with(['-', '.', '/']) && did_you_mean(word, names).is_some()
 }
 
 #[cfg(test)]
@@ -187,9 +210,9 @@ mod tests {
     #[test]
     fn without_a_command_it_builds() {
         let check = |typed: &str, expected: &str| {
-            let arguments = typed.split(' ').map(OsString::from);
+            let arguments = for_clap(typed.split(' ').map(OsString::from));
             let arguments: Vec<String> =
-                with_build(arguments).into_iter().map(|a| a.into_string().unwrap()).collect();
+                arguments.into_iter().map(|a| a.into_string().unwrap()).collect();
             assert_eq!(arguments.join(" "), expected);
         };
         check("rbuild", "rbuild");
@@ -201,5 +224,12 @@ mod tests {
         check("rbuild --root=/r -D check .", "rbuild --root=/r -D check .");
         check("rbuild ./check", "rbuild build ./check");
         check("rbuild --version", "rbuild --version");
+        check("rbuild --debug=true --pull=true .", "rbuild --debug build --pull .");
+        check("rbuild imagse", "rbuild imagse");
+        check("rbuild biuld .", "rbuild biuld .");
+        check("rbuild nowhere", "rbuild build nowhere");
+        check("rbuild --push", "rbuild build --push");
+        check("rbuild help", "rbuild help");
+        check("rbuild images --quiet=true", "rbuild images --quiet");
     }
 }

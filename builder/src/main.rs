@@ -10,7 +10,7 @@ use rbuild::request::Environment;
 fn main() -> ExitCode {
     // A sandbox starts this program again: before anything else happens in it.
     rbuild_solver::sandbox::namespaces::serve_when_asked();
-    let arguments = cli::with_build(std::env::args_os());
+    let arguments = cli::for_clap(std::env::args_os());
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and the version are no errors to clap's users: they go to stdout with code 0.

@@ -443,18 +443,40 @@ impl BuildRequest {
 
 /// Refuses by name what rbuild does not do yet, so that nothing is ignored in silence.
 fn refuse_what_is_not_there(arguments: &BuildArgs) -> Result<(), UsageError> {
-    let not_yet = |what: &str| Err(UsageError::NotYet(what.to_owned()));
-    if arguments.builder.is_some() {
-        let reason = "there are no builder instances, rbuild itself builds";
-        return Err(UsageError::Meaningless { flag: "--builder", reason });
+    let meaningless = [
+        (
+            arguments.builder.is_some(),
+            "--builder",
+            "there are no builder instances, rbuild itself builds",
+        ),
+        (arguments.isolation.is_some(), "--isolation", "it is about Windows containers"),
+        (
+            !arguments.security_opt.is_empty(),
+            "--security-opt",
+            "steps run under Docker's default filter; `RUN --security=insecure` with `--allow \
+             security.insecure` runs without it",
+        ),
+        (
+            arguments.squash,
+            "--squash",
+            "a last stage that copies what it needs has one layer of it, and `--slim` makes two",
+        ),
+        (arguments.detach, "--detach", "there is no daemon that would go on building"),
+        (arguments.print.is_some(), "--print", "it is called `--call`"),
+    ];
+    if let Some((_, flag, reason)) = meaningless.into_iter().find(|(given, ..)| *given) {
+        return Err(UsageError::Meaningless { flag, reason });
     }
-    if arguments.on_error.is_some() {
-        return not_yet("`--on-error`");
+    let later = [
+        (arguments.on_error.is_some(), "`--on-error`"),
+        (arguments.report.is_some(), "`--report`"),
+        (arguments.invoke.is_some(), "`--invoke`"),
+        (!arguments.policy.is_empty(), "`--policy`"),
+    ];
+    match later.into_iter().find(|(given, _)| *given) {
+        Some((_, flag)) => Err(UsageError::NotYet(flag.to_owned())),
+        None => Ok(()),
     }
-    if arguments.report.is_some() {
-        return not_yet("`--report`");
-    }
-    Ok(())
 }
 
 /// A truth value as Go's `strconv.ParseBool` reads it.
@@ -752,7 +774,24 @@ mod tests {
             "--builder b",
             "`--builder` means nothing to rbuild: there are no builder instances, rbuild itself builds",
         );
+        for flag in ["--isolation=default", "--security-opt a", "--squash", "--detach", "--print x"]
+        {
+            let error = request(flag, &[]).unwrap_err();
+            assert!(matches!(error, UsageError::Meaningless { .. }), "{error}");
+        }
+        check("--invoke sh", &format!("`--invoke`{later}"));
+        check("--policy a", &format!("`--policy`{later}"));
         assert!(request("--sbom=false --provenance=0", &[]).is_ok());
+        assert!(request("--rm --force-rm --compress", &[]).is_ok());
+    }
+
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_counts() {
+        let request = request("--target a --pull --target b --pull --label x=1 --label y=2", &[]);
+        let request = request.unwrap();
+        assert_eq!(request.target.as_deref(), Some("b"));
+        assert!(request.pull);
+        assert_eq!(request.labels.len(), 2);
     }
 
     #[test]

@@ -223,9 +223,39 @@ pub struct BuildArgs {
     #[arg(long, value_name = "N", help_heading = "rbuild's own")]
     pub jobs: Option<std::num::NonZeroUsize>,
 
+    /// docker's: nothing is left of steps that succeed. That always holds here.
+    #[arg(long, hide = true)]
+    pub rm: bool,
+    /// docker's: nothing is left of steps, not even of those that fail. That always holds here.
+    #[arg(long, hide = true)]
+    pub force_rm: bool,
+    /// docker's: the context is compressed where it is sent, and here it is sent nowhere.
+    #[arg(long, hide = true)]
+    pub compress: bool,
     /// buildx's builder instance; rbuild has none.
     #[arg(long, hide = true)]
     pub builder: Option<String>,
+    /// docker's isolation of Windows containers.
+    #[arg(long, hide = true)]
+    pub isolation: Option<String>,
+    /// docker's security options.
+    #[arg(long, hide = true)]
+    pub security_opt: Vec<String>,
+    /// docker's: all new layers as one.
+    #[arg(long, hide = true)]
+    pub squash: bool,
+    /// buildx's: the build goes on behind one's back.
+    #[arg(long, hide = true)]
+    pub detach: bool,
+    /// The earlier name of `--call`.
+    #[arg(long, hide = true)]
+    pub print: Option<String>,
+    /// Later: a command in what was built.
+    #[arg(long, hide = true)]
+    pub invoke: Option<String>,
+    /// Later: rules about sources.
+    #[arg(long, hide = true)]
+    pub policy: Vec<String>,
     /// Later: a shell in the failed step.
     #[arg(long, hide = true)]
     pub on_error: Option<String>,
