@@ -98,9 +98,19 @@ impl Worker {
         let mut paths: Vec<String> = Vec::new();
         for mount in &op.mounts {
             match &mount.source {
-                MountSource::Bind { input, path } if *input == position => paths.push(path.clone()),
-                // What a cache mount begins with is in no key.
-                _ => {}
+                MountSource::Bind { input, path }
+                // What a cache mount begins with, not what steps put there.
+                | MountSource::Cache { from: Some(input), path, .. }
+                    if *input == position =>
+                {
+                    paths.push(path.clone());
+                }
+                MountSource::Bind { .. }
+                | MountSource::Cache { .. }
+                | MountSource::Tmpfs { .. }
+                | MountSource::Secret { .. }
+                | MountSource::SecretEnv { .. }
+                | MountSource::Ssh { .. } => {}
             }
         }
         let source = match input {
