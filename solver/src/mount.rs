@@ -3,6 +3,7 @@
 
 pub(crate) mod cache;
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use rbuild_cache::lock::LockGuard;
@@ -141,13 +142,16 @@ impl Worker {
             None => return missing(),
             Some(Secret::Value(data)) => data.clone(),
             Some(Secret::File(path)) => {
-                let length = fs_err::metadata(path).map_err(Cause::state)?.len();
-                if length > MAX_SECRET {
+                // A pipe or a device says nothing of its length.
+                let file = fs_err::File::open(path).map_err(Cause::state)?;
+                let mut bytes = Vec::new();
+                file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(Cause::state)?;
+                if bytes.len() as u64 > MAX_SECRET {
                     return Err(Cause::Unsupported(format!(
-                        "secret `{id}` has {length} bytes; at most {MAX_SECRET} are allowed"
+                        "secret `{id}` has more than {MAX_SECRET} bytes, which is the most allowed"
                     )));
                 }
-                fs_err::read(path).map_err(Cause::state)?
+                bytes
             }
         };
         Ok(Some(data))
