@@ -14,6 +14,7 @@ mod image;
 mod layout;
 mod local;
 mod oci;
+mod referrers;
 mod tar;
 
 use std::io;

@@ -1,8 +1,11 @@
 //! Images for several platforms.
 
+use std::sync::{Arc, Mutex};
+
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::OciArchive;
+use crate::faulty_registry::{FaultyRegistry, Reply, status};
 use crate::needs::{self, Need, lacking};
 use crate::rbuild::{Rbuild, context, json, scratch};
 use crate::registry::TestRegistry;
@@ -173,4 +176,35 @@ fn a_referrer_leaves_the_image_as_it_is() {
     let run = rbuild.command().args(["build", "-o", "type=image,attestations=referrer"]);
     let refused = run.arg("--provenance").arg(folder.path()).exits(2);
     refused.assert_stderr_has(&["the local store has no referrers"]);
+}
+
+#[test]
+fn a_list_of_referrers_that_cannot_be_read_is_not_replaced() {
+    let (rbuild, fault) = (Rbuild::new(), Arc::new(Mutex::new(None)));
+    let current = Arc::clone(&fault);
+    let registry = FaultyRegistry::start(move |asked| {
+        let is_list = asked.method == "GET" && asked.path.contains("/manifests/sha256-");
+        current.lock().unwrap().clone().filter(|_| is_list)
+    });
+    let name = registry.image("app:v1");
+    let folder = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let push = || {
+        let run = rbuild.command().args(["build", "-t", &name, "--provenance=mode=min"]);
+        run.args(["-o", "type=registry,attestations=referrer"]).arg(folder.path())
+    };
+    let lists_sent = || {
+        let asked = registry.asked();
+        let is_list = |path: &str| path.contains("/manifests/sha256-");
+        asked.iter().filter(|asked| asked.method == "PUT" && is_list(&asked.path)).count()
+    };
+    let kind = ("content-type".to_owned(), "application/vnd.oci.image.index.v1+json".to_owned());
+    let torn = Reply::Answer { status: 200, headers: vec![kind], body: b"{\"manifests\":".into() };
+    for (reply, said) in [(status(403), "access denied"), (torn, "no list of statements")] {
+        *fault.lock().unwrap() = Some(reply);
+        push().exits(1).assert_stderr_has(&[said, &registry.host]);
+        assert_eq!(lists_sent(), 0);
+    }
+    *fault.lock().unwrap() = None;
+    push().succeeds();
+    assert_eq!(lists_sent(), 1);
 }

@@ -426,3 +426,27 @@ async fn push_ends(what: &str, reply: Reply) -> Mode {
     };
     Mode::new(what, outcome, 0)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_replaced_is_absent_only_when_the_registry_says_so() {
+    let check = async |reply: Option<Reply>, expected: Result<bool, &str>| {
+        let registry = FaultyRegistry::start(move |asked| {
+            reply.clone().filter(|_| asked.path.contains("/manifests/"))
+        });
+        registry.put("app:v1", &layers());
+        let side = side();
+        let name = registry.image("app:v1").parse().unwrap();
+        let found = side.images.registry().puller().current(&name).await;
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found.is_some(), expected),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    check(None, Ok(true)).await;
+    check(Some(status(404)), Ok(false)).await;
+    check(Some(status(500)), Err("500")).await;
+    check(Some(status(403)), Err("access denied")).await;
+    check(Some(Reply::Reset), Err("connection")).await;
+    check(Some(Reply::Flipped), Err("is damaged")).await;
+}

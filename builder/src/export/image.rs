@@ -4,21 +4,18 @@
 //! What is pushed is not kept in the local store as well, unless `store=true` or the push fails:
 //! layers of a base image that the registry has already are then never fetched.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use rbuild_cache::digest::Digest;
-use rbuild_cache::oci::{Descriptor, ImageRef, Index, MediaType};
+use rbuild_cache::oci::ImageRef;
 use rbuild_solver::image_source::ImageSourceError;
 
 use super::attributes::{Attributes, wrong};
-use super::{Around, ExportError, Exported, Exporter, blocking};
-use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
+use super::{Around, ExportError, Exported, Exporter, blocking, referrers};
+use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, LayerWatcher, WrittenImage};
 use crate::image_source::Images;
 use crate::image_transfer::StoredBlobs;
-use crate::registry::RegistryError;
 use crate::registry::push::{BlobSource, Naming, PushContent};
 use crate::request::{BuildRequest, UsageError};
 
@@ -106,7 +103,7 @@ impl ImageExporter {
         for (position, name) in self.names.iter().enumerate() {
             let image = pusher.push(name, naming, &content, &source, &around.task).await;
             let done = match image {
-                Ok(_) => self.push_referrers(name, written, &source, around).await,
+                Ok(_) => referrers::push(name, written, &source, around).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
@@ -122,33 +119,6 @@ impl ImageExporter {
                 });
                 return Err(error.into());
             }
-        }
-        Ok(())
-    }
-
-    /// Pushes what is said of the image, and lists it under the tag by which clients find it at
-    /// registries without an interface for it (distribution-spec, "Referrers Tag Schema").
-    async fn push_referrers(
-        &self,
-        name: &ImageRef,
-        written: &WrittenImage,
-        source: &Arc<dyn BlobSource>,
-        around: &Around,
-    ) -> Result<(), RegistryError> {
-        let registry = around.images.registry();
-        let pusher = registry.pusher();
-        for referrer in &written.referrers {
-            let manifest = (referrer.descriptor.clone(), referrer.bytes.clone());
-            let mut content =
-                PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
-            pusher.push(name, Naming::Digest, &content, source, &around.task).await?;
-            let Some(tag) = referrers_tag(name, &referrer.subject.digest) else { continue };
-            // Where nothing was said of the image yet there is no such tag.
-            let known = registry.puller().manifest(&tag).await.ok();
-            let index = with_referrer(known.map(|(_, bytes)| bytes), &referrer.descriptor);
-            let bytes = serde_json::to_vec_pretty(&index).expect("it has string keys only");
-            content.manifests.push((Descriptor::of(MediaType::OciIndex, &bytes), bytes.into()));
-            pusher.push(&tag, Naming::Tag, &content, source, &around.task).await?;
         }
         Ok(())
     }
@@ -183,27 +153,6 @@ impl ImageExporter {
         let (state, root) = (around.images.state().clone(), written.root.clone());
         blocking(move || Ok(state.layout().set(&names, &root)?)).await
     }
-}
-
-/// `sha256-…` in the repository of `name`.
-fn referrers_tag(name: &ImageRef, subject: &Digest) -> Option<ImageRef> {
-    let (registry, repository) = (name.registry(), name.repository());
-    format!("{registry}/{repository}:sha256-{}", subject.hex()).parse().ok()
-}
-
-/// The index of referrers, with one more.
-fn with_referrer(known: Option<Bytes>, referrer: &Descriptor) -> Index {
-    let known = known.and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
-    let mut index = known.unwrap_or_else(|| Index {
-        schema_version: 2,
-        media_type: Some(MediaType::OciIndex),
-        manifests: Vec::new(),
-        annotations: BTreeMap::new(),
-    });
-    if index.manifests.iter().all(|there| there.digest != referrer.digest) {
-        index.manifests.push(referrer.clone());
-    }
-    index
 }
 
 #[async_trait]

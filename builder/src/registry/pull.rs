@@ -111,6 +111,28 @@ impl Puller {
         Err(tried.error())
     }
 
+    /// The manifest or index that `image` stands for where pushes of it go, and nothing else: what is
+    /// to be replaced there is not read from a mirror, which may be behind. `None` only when the
+    /// registry says that there is no such thing.
+    pub async fn current(
+        &self,
+        image: &ImageRef,
+    ) -> Result<Option<(Descriptor, Bytes)>, RegistryError> {
+        let endpoint = self.transport.hosts().and_then(|hosts| hosts.push_endpoint(image));
+        let found = match endpoint {
+            Ok(endpoint) => self.manifest_at(&endpoint, image).await,
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Cause::NotFound(_)) => Ok(None),
+            Err(cause) => {
+                let action = format!("reading what `{image}` is now");
+                Err(RegistryError::new(action, image.registry(), cause))
+            }
+        }
+    }
+
     /// The blob that `descriptor` names in the repository of `image`, in memory: a config.
     pub async fn document(
         &self,
