@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::docker::{self, Docker};
+use crate::faulty_registry::{FaultyRegistry, Reply};
 use crate::needs::{self, Need, lacking};
 use crate::podman::{self, Podman};
 use crate::rbuild::{Outcome, Rbuild, context, scratch};
@@ -117,6 +118,43 @@ fn podman_is_sent_the_layers_that_it_lacks() {
     assert_eq!(podman.run_image("app:two", &["cat", "/small"]), "two");
 }
 
+/// Docker's engine as far as loading sees it, where it keeps images in containerd's store.
+fn containerd_store(answer: &'static str) -> FaultyRegistry {
+    FaultyRegistry::start(move |asked| {
+        let body = match asked.path.as_str() {
+            "/version" => r#"{"Components":[{"Name":"Engine"}]}"#,
+            "/info" => r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#,
+            "/images/load?quiet=1" => answer,
+            _ => return None,
+        };
+        Some(Reply::Answer { status: 200, headers: Vec::new(), body: body.into() })
+    })
+}
+
+#[test]
+fn a_store_that_keeps_blobs_is_sent_all_of_them_at_once() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let (rbuild, folder) = (Rbuild::new(), sample("one"));
+    let load = |engine: &FaultyRegistry| {
+        let host = format!("tcp://{}", engine.host);
+        rbuild.build(&folder).args(["--load", "-t", "app:one"]).env("DOCKER_HOST", host).run()
+    };
+    let engine = containerd_store("{\"stream\":\"Loaded image: app:one\\n\"}\r\n");
+    let loaded = load(&engine);
+    assert!(loaded.status.success(), "{loaded}");
+    let (bytes, layers) = sent(&loaded);
+    assert!(bytes > 500_000.0 && layers == 0, "{loaded}");
+    let asked = engine.asked();
+    let loads = asked.iter().filter(|asked| asked.method == "POST").count();
+    assert_eq!(loads, 1, "nothing is asked by sending");
+    // An answer that breaks off says nothing of success.
+    let torn = load(&containerd_store("{\"stream\":\"Loa"));
+    assert!(!torn.status.success());
+    torn.assert_stderr_has(&["its answer cannot be read"]);
+}
+
 #[test]
 fn an_engine_that_is_not_there_is_named() {
     let rbuild = Rbuild::new();
@@ -133,6 +171,16 @@ fn an_engine_that_is_not_there_is_named() {
         "type=docker,dest=FILE",
     ]);
     load("nothing").assert_stderr_has(&["`nothing` is no address of an engine"]);
+    // Some server that speaks HTTP, and is none.
+    let hello = Reply::Answer { status: 200, headers: Vec::new(), body: b"hello".into() };
+    let other = FaultyRegistry::start(move |_| Some(hello.clone()));
+    let answered = load(&format!("tcp://{}", other.host));
+    assert!(!answered.status.success());
+    answered.assert_stderr_has(&[&other.host, "`/version`: no container engine answers so"]);
+    // Over ssh goes what `docker` makes of it; without it, or without a host there, that is said.
+    let far = load("ssh://nobody@127.0.0.1:9");
+    assert!(!far.status.success());
+    far.assert_stderr_has(&["ssh://nobody@127.0.0.1:9", "docker"]);
     let context = rbuild.command().args(["build", "-o", "type=docker,context=far"]);
     let context = context.arg(folder.path()).run();
     context.assert_stderr_has(&["there is no docker context `far`"]);

@@ -75,11 +75,13 @@ impl Client {
         let response = request.send().await.map_err(|error| innermost(&error))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|error| innermost(&error))?;
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if !status.is_success() {
+            // Why, it says in JSON; something between may have answered in its place.
+            let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             return Err(format!("`{path}`: {status} {}", value["message"].as_str().unwrap_or("")));
         }
-        Ok(value)
+        serde_json::from_slice(&bytes)
+            .map_err(|error| format!("`{path}`: no container engine answers so: {error}"))
     }
 
     /// Calls for something to be done at `path`.
@@ -101,7 +103,8 @@ impl Client {
         let state = state.clone();
         let writing = tokio::task::spawn_blocking(move || {
             let mut out = Pieces { sender, piece: Vec::new(), sent: 0 };
-            let written = archive.write(&state, &mut out).map_err(|error| error.to_string());
+            let written = archive.write(&state, &mut out).map(drop);
+            let written = written.map_err(|error| error.to_string());
             let written = written.and_then(|()| out.flush().map_err(|error| error.to_string()));
             if written.is_err() {
                 // The request ends with an error instead of an archive that looks whole.
@@ -137,17 +140,26 @@ impl Client {
 /// What is wrong, in the lines of JSON that an engine answers with.
 fn said(success: bool, answer: &[u8]) -> Result<(), String> {
     let lines = serde_json::Deserializer::from_slice(answer).into_iter::<Value>();
-    let mut last = String::new();
-    for line in lines.map_while(Result::ok) {
+    let (mut last, mut unreadable) = (String::new(), None);
+    for line in lines {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                unreadable = Some(format!("its answer cannot be read: {error}"));
+                break;
+            }
+        };
         let wrong = line["error"].as_str().or_else(|| line["cause"].as_str());
         if let Some(wrong) = wrong.or_else(|| line["message"].as_str()) {
             wrong.trim().clone_into(&mut last);
         }
     }
-    match (success, last.is_empty()) {
-        (true, true) => Ok(()),
-        (_, false) => Err(last),
-        (false, true) => Err(String::from_utf8_lossy(answer).trim().to_owned()),
+    match (success, last.is_empty(), unreadable) {
+        (true, true, None) => Ok(()),
+        // It may have loaded the image, or not: a success that nobody can read is none.
+        (true, true, Some(unreadable)) => Err(unreadable),
+        (_, false, _) => Err(last),
+        (false, true, _) => Err(String::from_utf8_lossy(answer).trim().to_owned()),
     }
 }
 
@@ -201,5 +213,9 @@ mod tests {
         check(true, failed, Err("no"));
         check(false, r#"{"cause":"why","message":"what","response":500}"#, Err("why"));
         check(false, "gone", Err("gone"));
+        check(true, "", Ok(()));
+        let torn = "{\"stream\":\"x\"}\r\n{\"errorDet";
+        let said = said(true, torn.as_bytes()).unwrap_err();
+        assert!(said.starts_with("its answer cannot be read"), "{said}");
     }
 }
