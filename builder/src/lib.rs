@@ -20,6 +20,7 @@ pub mod image_document;
 pub mod image_source;
 pub mod image_transfer;
 pub mod layer_arrival;
+mod layout_folder;
 pub mod local_image;
 mod metadata;
 pub mod oci_layout;

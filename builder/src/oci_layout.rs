@@ -301,7 +301,7 @@ fn read_file(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
 
 /// Opens a plain file, through links (some build systems make layouts of links); a pipe would hang,
 /// a device never end.
-fn open_plain(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open_plain(path: &Path) -> std::io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a single low bit");
     let file = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() {

@@ -1,6 +1,7 @@
 //! `--cache-to` and `--cache-from`: a machine that never built runs what changed and nothing else,
 //! and a cache that is broken costs time only.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -302,6 +303,32 @@ fn a_folder_holds_what_its_index_names() {
     let keep = format!("{},keep", to(cache.path()));
     build(&rbuild, &context).args(["--cache-to", &keep]).succeeds();
     assert!(blobs() > kept);
+}
+
+#[test]
+fn a_folder_that_was_damaged_heals_when_it_is_written_again() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let (rbuild, cache, context) = (Rbuild::new(), scratch(), two_stages());
+    let write_cache = || build(&rbuild, &context).args(["--cache-to", &to(cache.path())]);
+    write_cache().succeeds();
+    let contents = || {
+        let entries = fs_err::read_dir(cache.path().join("blobs/sha256")).unwrap();
+        let read = |path: PathBuf| (path.clone(), fs_err::read(path).unwrap());
+        entries.map(|entry| read(entry.unwrap().path())).collect::<BTreeMap<_, _>>()
+    };
+    let before = contents();
+    // As long as before: only their digests tell.
+    each_layer(cache.path(), |path| {
+        let mut bytes = fs_err::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs_err::write(path, bytes).unwrap();
+    });
+    assert_ne!(contents(), before);
+    write_cache().succeeds();
+    assert!(contents() == before);
 }
 
 #[test]

@@ -78,6 +78,13 @@ pub enum StoreError {
     Io(#[from] io::Error),
 }
 
+impl StoreError {
+    /// What went wrong when a [`BlobReader`] was read.
+    pub fn of_reading(error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(Self::Io)
+    }
+}
+
 impl ContentStore {
     /// The blobs in `folder`, which exists; they are written aside in `session`.
     pub fn new(folder: PathBuf, session: Arc<Session>) -> Self {
@@ -173,7 +180,7 @@ impl ContentStore {
         let mut reader = self.reader(descriptor)?;
         match reader.read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
-            Err(e) => Err(e.downcast::<StoreError>().unwrap_or_else(StoreError::Io)),
+            Err(e) => Err(StoreError::of_reading(e)),
         }
     }
 

@@ -5,7 +5,7 @@
 //! reads meanwhile may find a blob gone, and runs that step.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
@@ -23,9 +23,8 @@ use super::export::CacheContent;
 use super::import::{self, ImportError};
 use crate::image_document::{self, Document};
 use crate::image_source::Images;
+use crate::layout_folder::LayoutFolder;
 use crate::oci_layout::{LayoutReference, OciLayout, OciLayoutError};
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Says why a folder could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -85,25 +84,17 @@ pub(super) fn write(
     keep: bool,
     content: &CacheContent,
 ) -> Result<(), LocalError> {
-    let blobs = folder.join("blobs/sha256");
-    fs_err::create_dir_all(&blobs)?;
+    let layout = LayoutFolder::make(folder)?;
     let lock = File::open(folder)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(io::Error::from)?;
     for layer in &content.layers {
-        let place = blobs.join(layer.digest.hex());
-        if fs_err::metadata(&place).is_ok_and(|there| there.len() == layer.size) {
-            continue;
-        }
-        let mut reader = state.blobs().reader(layer)?;
-        replace(&place, |file| io::copy(&mut reader, file).map(drop))?;
+        layout.add(state.blobs(), layer)?;
     }
     let documents = content.manifests.iter().chain([&content.config]);
     for (descriptor, bytes) in documents {
-        replace(&blobs.join(descriptor.digest.hex()), |file| file.write_all(bytes))?;
+        layout.put(&descriptor.digest, bytes)?;
     }
-    replace(&folder.join("oci-layout"), |file| file.write_all(LAYOUT))?;
-    let path = folder.join("index.json");
-    let mut index = read_index(&path)?;
+    let mut index = read_index(&layout.index())?;
     let is_called = |d: &Descriptor| d.annotations.get(REF_NAME).is_some_and(|name| name == tag);
     index.manifests.retain(|descriptor| !is_called(descriptor));
     if let Some((root, _)) = content.manifests.last() {
@@ -112,7 +103,7 @@ pub(super) fn write(
         index.manifests.push(root);
     }
     let bytes = serde_json::to_vec(&index).expect("an index has string keys only");
-    replace(&path, |file| file.write_all(&bytes))?;
+    layout.set_index(&bytes)?;
     if !keep {
         sweep(folder, &index)?;
     }
@@ -187,17 +178,4 @@ fn collect(
             Ok(())
         }
     }
-}
-
-/// Writes a file beside its place and renames it.
-fn replace(place: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = place.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".rbuild-")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    write(&mut file)?;
-    file.persist(place)?;
-    Ok(())
 }
