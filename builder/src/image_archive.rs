@@ -11,6 +11,7 @@
 mod docker;
 mod entry;
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 
 use rbuild_cache::digest::Digest;
@@ -147,6 +148,7 @@ pub fn read(
 /// The images that the index of an OCI layout names.
 fn layout_images(state: &StateFolder, index: &[u8]) -> Result<Vec<ArchivedImage>, ArchiveError> {
     let index: Index = serde_json::from_slice(index).map_err(|e| syntax("index.json", &e))?;
+    let mut contents = Contents { state, whole: HashMap::new() };
     let mut images: Vec<ArchivedImage> = Vec::new();
     for mut root in index.manifests {
         // Referrers of images of the layout are no images.
@@ -158,7 +160,7 @@ fn layout_images(state: &StateFolder, index: &[u8]) -> Result<Vec<ArchivedImage>
         let name = containerd.or_else(|| called.clone().filter(|name| name.contains(['/', ':'])));
         let name: Option<ImageRef> = name.and_then(|name| name.parse().ok());
         if root.media_type.is_index() || root.media_type.is_manifest() {
-            let root = whole(state, &root, 0)?;
+            let root = contents.whole(&root, 0)?;
             let tag = called.filter(|_| name.is_none());
             match images.iter_mut().find(|known| known.root.digest == root.digest) {
                 Some(known) => known.names.extend(name),
@@ -169,38 +171,60 @@ fn layout_images(state: &StateFolder, index: &[u8]) -> Result<Vec<ArchivedImage>
     if images.is_empty() { Err(ArchiveError::NoImages) } else { Ok(images) }
 }
 
-/// Checks that all that `root` names is here. Of an index of which the archive holds just one
-/// image, as `docker save --platform` writes it, that image is taken.
-fn whole(state: &StateFolder, root: &Descriptor, depth: usize) -> Result<Descriptor, ArchiveError> {
-    if depth > DEEPEST {
-        return Err(DocumentError::Deep.into());
-    }
-    let bytes = state.blobs().read(root).map_err(missing)?;
-    match image_document::parse(root, &bytes)? {
-        Document::Manifest(manifest) => {
-            check_manifest(state, &manifest)?;
-            Ok(root.clone())
+/// What of an archive is known to be whole.
+struct Contents<'a> {
+    state: &'a StateFolder,
+    /// By digest and size, what is taken for it. An index may name another one a thousand times, and
+    /// that one a third: each is looked at once.
+    whole: HashMap<(Digest, u64), Descriptor>,
+}
+
+impl Contents<'_> {
+    /// Checks that all that `root` names is here. Of an index of which the archive holds just one
+    /// image, as `docker save --platform` writes it, that image is taken.
+    fn whole(&mut self, root: &Descriptor, depth: usize) -> Result<Descriptor, ArchiveError> {
+        if depth > DEEPEST {
+            return Err(DocumentError::Deep.into());
         }
-        Document::Index(index) => {
-            let mut here = Vec::new();
-            for child in &index.manifests {
-                if state.blobs().contains_whole(child)? {
-                    here.push(whole(state, child, depth + 1)?);
-                }
+        let bytes = self.state.blobs().read(root).map_err(missing)?;
+        let taken = match image_document::parse(root, &bytes)? {
+            Document::Manifest(manifest) => {
+                check_manifest(self.state, &manifest)?;
+                root.clone()
             }
-            let images = |one: &&Descriptor| !image_document::is_attestation(one);
-            let found: Vec<&Descriptor> = here.iter().filter(images).collect();
-            match &found[..] {
-                [] => Err(ArchiveError::Missing(root.digest.to_string())),
-                [only] if here.len() < index.manifests.len() => Ok((*only).clone()),
-                _ if here.len() < index.manifests.len() => {
-                    let there = |child: &&Descriptor| here.iter().all(|h| h.digest != child.digest);
-                    let missing = index.manifests.iter().find(there);
-                    let missing = missing.map_or(root.digest, |child| child.digest);
-                    Err(ArchiveError::Missing(missing.to_string()))
+            Document::Index(index) => self.whole_index(root, &index, depth)?,
+        };
+        self.whole.insert((root.digest, root.size), taken.clone());
+        Ok(taken)
+    }
+
+    fn whole_index(
+        &mut self,
+        root: &Descriptor,
+        index: &Index,
+        depth: usize,
+    ) -> Result<Descriptor, ArchiveError> {
+        let (mut found, mut missing) = (HashMap::new(), None);
+        for child in &index.manifests {
+            let taken = match self.whole.get(&(child.digest, child.size)) {
+                Some(known) => known.clone(),
+                None if self.state.blobs().contains_whole(child)? => {
+                    self.whole(child, depth + 1)?
                 }
-                _ => Ok(root.clone()),
+                None => {
+                    missing.get_or_insert(child.digest);
+                    continue;
+                }
+            };
+            if !image_document::is_attestation(child) && !image_document::is_attestation(&taken) {
+                found.insert(taken.digest, taken);
             }
+        }
+        match (missing, found.len()) {
+            (_, 0) => Err(ArchiveError::Missing(root.digest.to_string())),
+            (None, _) => Ok(root.clone()),
+            (Some(_), 1) => Ok(found.into_values().next().expect("there is one")),
+            (Some(digest), _) => Err(ArchiveError::Missing(digest.to_string())),
         }
     }
 }

@@ -17,6 +17,9 @@ use serde::Deserialize;
 
 /// How many indexes may be inside one another.
 pub const DEEPEST: usize = 4;
+/// How many manifests and indexes an image may consist of: each costs a request, and who makes an
+/// image up can go on without end.
+pub const MOST_DOCUMENTS: usize = 10_000;
 /// No document is longer, in bytes: neither of a registry nor of a layout.
 pub const LONGEST_DOCUMENT: u64 = 8 << 20;
 
@@ -64,6 +67,9 @@ pub enum DocumentError {
     /// Indexes inside indexes.
     #[error("its indexes are more than {DEEPEST} deep")]
     Deep,
+    /// Indexes beside indexes.
+    #[error("it has more than {MOST_DOCUMENTS} manifests")]
+    Wide,
     /// Config and manifest disagree.
     #[error("its config names {diff_ids} layers and its manifest {layers}")]
     Layers {
@@ -319,6 +325,7 @@ fn of(name: &str, error: &DocumentError) -> ImageSourceError {
         DocumentError::Type(_)
         | DocumentError::Syntax { .. }
         | DocumentError::Deep
+        | DocumentError::Wide
         | DocumentError::Limit { .. }
         | DocumentError::Layers { .. } => None,
     };

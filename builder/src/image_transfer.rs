@@ -1,6 +1,6 @@
 //! `rbuild pull` and `rbuild push`: whole images between registries and the local images.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ pub async fn pull_all(
     let (root, bytes) = puller.manifest(&image).await?;
     store.put(&bytes).map_err(plain)?;
     let (mut open, mut blobs) = (vec![(root.clone(), bytes, 0)], Vec::new());
+    // An index may name another one as often as it likes.
+    let mut seen = HashSet::from([root.digest]);
     while let Some((descriptor, bytes, depth)) = open.pop() {
         if depth > image_document::DEEPEST {
             return Err(plain(image_document::DocumentError::Deep));
@@ -76,7 +78,16 @@ pub async fn pull_all(
         match image_document::parse(&descriptor, &bytes).map_err(plain)? {
             Document::Index(index) => {
                 for child in index.manifests {
-                    let (_, bytes) = puller.manifest(&image.with_digest(child.digest)).await?;
+                    if !seen.insert(child.digest) {
+                        continue;
+                    }
+                    if seen.len() > image_document::MOST_DOCUMENTS {
+                        return Err(plain(image_document::DocumentError::Wide));
+                    }
+                    let (found, bytes) = puller.manifest(&image.with_digest(child.digest)).await?;
+                    if found.size != child.size {
+                        return Err(wrong_size(&image, &child, found.size));
+                    }
                     store.put(&bytes).map_err(plain)?;
                     open.push((child, bytes, depth + 1));
                 }
@@ -86,7 +97,7 @@ pub async fn pull_all(
             }
         }
     }
-    let mut known = std::collections::HashSet::new();
+    let mut known = HashSet::new();
     blobs.retain(|blob| known.insert(blob.digest));
     let fetched = blobs.iter().map(|blob| puller.fetch(&image, blob, store, None, task));
     let mut fetched: FuturesUnordered<_> = fetched.collect();
@@ -147,7 +158,7 @@ fn for_platform(
 /// Everything that the local image `root` consists of.
 pub fn content(images: &Images, root: &Descriptor) -> Result<PushContent, ImageSourceError> {
     let mut content = PushContent { blobs: Vec::new(), manifests: Vec::new() };
-    collect(images, root, &mut content, 0)?;
+    collect(images, root, &mut content, &mut HashSet::new(), 0)?;
     Ok(content)
 }
 
@@ -155,8 +166,12 @@ fn collect(
     images: &Images,
     descriptor: &Descriptor,
     content: &mut PushContent,
+    seen: &mut HashSet<Digest>,
     depth: usize,
 ) -> Result<(), ImageSourceError> {
+    if !seen.insert(descriptor.digest) {
+        return Ok(());
+    }
     if depth > image_document::DEEPEST {
         return Err(plain(image_document::DocumentError::Deep));
     }
@@ -164,7 +179,7 @@ fn collect(
     match image_document::parse(descriptor, &bytes).map_err(plain)? {
         Document::Index(index) => {
             for child in &index.manifests {
-                collect(images, child, content, depth + 1)?;
+                collect(images, child, content, seen, depth + 1)?;
             }
         }
         Document::Manifest(manifest) => {
@@ -213,6 +228,15 @@ impl BlobSource for StoredBlobs {
 
     fn arrived(&self, digest: &Digest, image: &ImageRef) {
         self.images.note_origin(digest, image);
+    }
+}
+
+fn wrong_size(image: &ImageRef, manifest: &Descriptor, found: u64) -> ImageSourceError {
+    let Descriptor { digest, size, .. } = manifest;
+    ImageSourceError {
+        message: format!("manifest `{digest}` of `{image}` has {found} bytes instead of {size}"),
+        hint: None,
+        source: None,
     }
 }
 

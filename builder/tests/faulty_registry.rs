@@ -154,6 +154,22 @@ impl FaultyRegistry {
         descriptor
     }
 
+    /// Puts a blob as it is.
+    pub(crate) fn put_blob(&self, bytes: &[u8]) {
+        let digest = Digest::of(bytes).to_string();
+        self.shared.contents.lock().unwrap().blobs.insert(digest, bytes.to_vec());
+    }
+
+    /// Puts a manifest or an index as it is, under the tag that `name` has and under its digest.
+    pub(crate) fn put_document(&self, name: &str, media_type: &str, bytes: &[u8]) {
+        let (repository, tag) = name.rsplit_once(':').unwrap();
+        let entry = (media_type.to_owned(), bytes.to_vec());
+        let mut contents = self.shared.contents.lock().unwrap();
+        for reference in [tag, &Digest::of(bytes).to_string()] {
+            contents.manifests.insert(format!("{repository}/{reference}"), entry.clone());
+        }
+    }
+
     /// The bytes of a blob.
     pub(crate) fn blob(&self, digest: &str) -> Vec<u8> {
         self.shared.contents.lock().unwrap().blobs[digest].clone()
