@@ -40,12 +40,13 @@ pub async fn pull(
             source: None,
         });
     }
-    let layers = resolved.layers.iter();
-    let mut layers: FuturesUnordered<_> = layers
-        .map(|layer| images.fetch_blob(&resolved.location, &layer.descriptor, task))
-        .collect();
-    while layers.try_next().await?.is_some() {}
-    drop(layers);
+    let fetched = resolved.layers.iter().map(|layer| async {
+        images.fetch_blob(&resolved.location, &layer.descriptor, task).await?;
+        bring_to_disk(images, layer.descriptor.digest).await
+    });
+    let mut fetched: FuturesUnordered<_> = fetched.collect();
+    while fetched.try_next().await?.is_some() {}
+    drop(fetched);
     let manifest = images.stored(&resolved.manifest).ok_or_else(|| ImageSourceError {
         message: format!("manifest `{}` of `{image}` was removed meanwhile", resolved.manifest),
         hint: Some("pull it again".to_owned()),
@@ -99,7 +100,10 @@ pub async fn pull_all(
     }
     let mut known = HashSet::new();
     blobs.retain(|blob| known.insert(blob.digest));
-    let fetched = blobs.iter().map(|blob| puller.fetch(&image, blob, store, None, task));
+    let fetched = blobs.iter().map(|blob| async {
+        puller.fetch(&image, blob, store, None, task).await?;
+        bring_to_disk(images, blob.digest).await
+    });
     let mut fetched: FuturesUnordered<_> = fetched.collect();
     while fetched.try_next().await?.is_some() {}
     drop(fetched);
@@ -108,6 +112,14 @@ pub async fn pull_all(
     }
     images.state().layout().set(&[image.to_string()], &root).map_err(plain)?;
     Ok(root.digest)
+}
+
+/// Waits until a blob is on the disk, while others are on their way: before the image gets its name,
+/// all of them are.
+async fn bring_to_disk(images: &Images, digest: Digest) -> Result<(), ImageSourceError> {
+    let store = images.state().blobs().clone();
+    let synced = tokio::task::spawn_blocking(move || store.sync_bytes(&digest)).await;
+    synced.map_err(plain)?.map_err(plain)
 }
 
 /// Sends the local image called `name` to its registry; of an index just what is for `platform`, if

@@ -244,6 +244,15 @@ impl ContentStore {
         Ok(())
     }
 
+    /// Waits until the bytes of a blob are on the disk, so that [`Self::sync`] finds little to wait for.
+    /// Its name is left to that.
+    pub fn sync_bytes(&self, digest: &Digest) -> Result<(), StoreError> {
+        match File::open(self.path(digest)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => Ok(opened?.sync_data()?),
+        }
+    }
+
     /// Removes a blob; a missing one is no error.
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         match fs_err::remove_file(self.path(digest)) {
