@@ -12,6 +12,7 @@ mod engine;
 mod filesystem;
 mod image;
 mod layout;
+mod layout_tar;
 mod local;
 mod oci;
 mod referrers;
@@ -30,7 +31,9 @@ use rbuild_cache::view::ViewError;
 use rbuild_solver::image_source::{ImageSourceError, UnpackError};
 use rbuild_solver::progress::{Reporter, Task};
 
-use crate::image::{BuiltImage, ImageError, ImageOptions};
+use crate::image::{
+    BuiltImage, ImageError, ImageOptions, LayerWatcher, WrittenImage, write_watched,
+};
 use crate::image_source::Images;
 use crate::request::{BuildRequest, Destination, OutputKind, OutputSpec, UsageError};
 
@@ -39,6 +42,7 @@ pub(crate) use layout::called;
 
 use attributes::Attributes;
 use destination::DestinationWriter;
+use layout_tar::LayoutTar;
 
 /// Sends a result somewhere.
 #[async_trait]
@@ -173,9 +177,29 @@ pub(crate) fn save(
     state: &StateFolder,
     destination: &Destination,
 ) -> Result<(), ExportError> {
-    let mut out = DestinationWriter::create(destination)?;
-    archive.write(state, &mut out)?;
-    Ok(out.finish()?)
+    let out = DestinationWriter::create(destination)?;
+    Ok(archive.write(state, out)?.finish()?)
+}
+
+/// Writes an image, and its layers into the tar that `destination` becomes while they are compressed.
+async fn write_into_tar(
+    built: &[BuiltImage],
+    options: &ImageOptions,
+    destination: &Destination,
+    around: &Around,
+) -> Result<(WrittenImage, LayoutTar<DestinationWriter>), ExportError> {
+    let (watcher, layers) = tokio::sync::mpsc::unbounded_channel();
+    let (state, destination) = (around.images.state().clone(), destination.clone());
+    let counts: Vec<usize> = built.iter().map(|image| image.tree.layers.len()).collect();
+    let watcher = Some(LayerWatcher::All(watcher));
+    let (images, task) = (&around.images, &around.task);
+    let writing = write_watched(images, built, options, watcher, task);
+    let taking = blocking(move || {
+        let mut tar = LayoutTar::new(DestinationWriter::create(&destination)?)?;
+        tar.layers(&state, &counts, layers)?;
+        Ok(tar)
+    });
+    tokio::try_join!(async { Ok(writing.await?) }, taking)
 }
 
 /// When an image was made, for the annotation that says so.

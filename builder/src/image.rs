@@ -28,6 +28,7 @@ use rbuild_solver::remote_cache::{self, RemoteError, RemoteLayer};
 use rbuild_solver::tree::{Tree, TreeLayer};
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::image_source::Images;
 use crate::layer_arrival;
@@ -37,9 +38,15 @@ use crate::request::{Annotation, AnnotationSubject};
 
 pub use attestation::{Attestation, AttestationPlace};
 
-/// How many layers are packed, or fetched, at once. Packing uses all cores by itself; what is
-/// gained by more is that disk and network don't wait.
+/// How many layers are fetched at once.
 const AT_ONCE: usize = 4;
+
+/// How many layers are packed at once. Packing uses all cores by itself; what is gained by a second
+/// one is that they have work while the first waits for the disk, and by more that many cores don't
+/// wait for one reader. No more than that: who takes the layers in order waits for the lowest.
+fn packed_at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 4).clamp(2, 4))
+}
 
 /// What was built for one platform.
 #[derive(Clone, Debug)]
@@ -111,8 +118,32 @@ pub struct ImageOptions {
     pub prefer_nondistributable: bool,
 }
 
-/// Is given each layer that has to be compressed, as it begins.
-pub type LayerWatcher = UnboundedSender<Growing>;
+/// Who is told of an image's layers while it is written. What nobody listens to is just written.
+#[derive(Clone, Debug)]
+pub enum LayerWatcher {
+    /// Of those that have to be compressed, as they begin.
+    New(UnboundedSender<Growing>),
+    /// Of all, in no order. Those that are elsewhere are brought here for it.
+    All(UnboundedSender<ComingLayer>),
+}
+
+/// A layer of an image that is being written. The first word about a place counts.
+#[derive(Clone, Debug)]
+pub struct ComingLayer {
+    /// Which of the images it is in, and which of that one's layers it is, from 0 up.
+    pub place: (usize, usize),
+    /// Its blob.
+    pub blob: ComingBlob,
+}
+
+/// The blob of a [`ComingLayer`].
+#[derive(Clone, Debug)]
+pub enum ComingBlob {
+    /// It is being compressed.
+    Growing(Growing),
+    /// It is in the content store.
+    Stored(Box<Descriptor>),
+}
 
 /// An image that was written: its documents are in the content store, and so are new layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,8 +225,9 @@ pub async fn write_watched(
 ) -> Result<WrittenImage, ImageError> {
     check_annotations(built, options)?;
     let mut written = Vec::with_capacity(built.len());
-    for image in built {
-        written.push(write_one(images, image, options, watcher.as_ref(), task).await?);
+    for (number, image) in built.iter().enumerate() {
+        let watcher = watcher.as_ref().map(|watcher| (watcher, number));
+        written.push(write_one(images, image, options, watcher, task).await?);
     }
     let mut attestations = attestations(images.state(), built, &written, options, task)?;
     let referrers = match options.attestations {
@@ -278,12 +310,12 @@ async fn write_one(
     images: &Images,
     built: &BuiltImage,
     options: &ImageOptions,
-    watcher: Option<&LayerWatcher>,
+    watcher: Option<(&LayerWatcher, usize)>,
     task: &Task,
 ) -> Result<WrittenImage, ImageError> {
     let epoch = options.epoch.or(built.epoch);
     let latest = epoch.filter(|_| options.rewrite_timestamp);
-    let layers = Layers { images, options, latest, watcher, task };
+    let layers = Layers { latest, watcher, ..Layers::new(images, options, task) };
     let layers = layers.all(&built.tree).await?;
     let mut config = built.config.clone();
     let described: Vec<ExportedLayer> = layers.iter().map(|layer| layer.exported.clone()).collect();
@@ -413,24 +445,30 @@ pub async fn fetch_layers(
 ) -> Result<(), ImageError> {
     let missing = written.blobs.iter().filter_map(|blob| {
         let location = written.locations.get(&blob.digest)?;
-        Some(async move {
-            images.fetch_blob(location, blob, task).await?;
-            match written.unchecked.get(&blob.digest).copied() {
-                None => Ok(()),
-                Some(diff_id) => {
-                    let (state, digest, blob) = (images.state().clone(), blob.digest, blob.clone());
-                    let checked = blocking(move || layer::check(&state, &blob, &diff_id)).await;
-                    if checked.is_err() {
-                        images.doubt(&digest);
-                    }
-                    checked
-                }
-            }
-        })
+        let unchecked = written.unchecked.get(&blob.digest).copied();
+        Some(bring(images, blob, location, unchecked, task))
     });
     let missing: Vec<_> = missing.collect();
     futures::stream::iter(missing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Ok(())
+}
+
+/// Brings a layer here. One that is `unchecked` must be the layer with that diff id.
+async fn bring(
+    images: &Images,
+    blob: &Descriptor,
+    location: &str,
+    unchecked: Option<DiffId>,
+    task: &Task,
+) -> Result<(), ImageError> {
+    images.fetch_blob(location, blob, task).await?;
+    let Some(diff_id) = unchecked else { return Ok(()) };
+    let (state, digest, blob) = (images.state().clone(), blob.digest, blob.clone());
+    let checked = blocking(move || layer::check(&state, &blob, &diff_id)).await;
+    if checked.is_err() {
+        images.doubt(&digest);
+    }
+    checked
 }
 
 /// The snapshots of all layers of `tree`, lowest first; those of base images are fetched and
@@ -475,14 +513,14 @@ pub(crate) async fn step_blob(
     layer: &TreeLayer,
     task: &Task,
 ) -> Result<StepBlob, ImageError> {
-    let layers = Layers { images, options, latest: None, watcher: None, task };
+    let layers = Layers::new(images, options, task);
     let mut written = match layer {
         TreeLayer::Image { .. } => unreachable!("layers of base images are no results of steps"),
         TreeLayer::Snapshot(snapshot) => {
-            layers.of_step(snapshot, layers.known_snapshots(base)?).await?
+            layers.of_step(snapshot, layers.known_snapshots(base)?.as_deref(), 0).await?
         }
         TreeLayer::Remote(remote) if options.force_compression => {
-            layers.of_remote(remote, None).await?
+            layers.of_remote(remote, None, 0).await?
         }
         TreeLayer::Remote(remote) => WrittenLayer::remote(remote),
     };
@@ -533,26 +571,28 @@ struct Layers<'a> {
     images: &'a Images,
     options: &'a ImageOptions,
     latest: Option<i64>,
-    watcher: Option<&'a LayerWatcher>,
+    /// With the number of the image.
+    watcher: Option<(&'a LayerWatcher, usize)>,
     task: &'a Task,
+    packing: Semaphore,
+    fetching: Semaphore,
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
+    fn new(images: &'a Images, options: &'a ImageOptions, task: &'a Task) -> Self {
+        let packing = Semaphore::new(packed_at_once());
+        let fetching = Semaphore::new(AT_ONCE);
+        Self { images, options, latest: None, watcher: None, task, packing, fetching }
+    }
+
     async fn all(&self, tree: &Tree) -> Result<Vec<WrittenLayer>, ImageError> {
         let ids = self.known_snapshots(tree)?;
         let layers = tree.layers.iter().enumerate().map(|(position, layer)| {
-            let lower = ids.as_ref().map(|ids| ids[..position].to_vec());
-            async move {
-                match layer {
-                    TreeLayer::Image { layer, location } => self.of_image(layer, location).await,
-                    TreeLayer::Snapshot(snapshot) => self.of_step(snapshot, lower).await,
-                    TreeLayer::Remote(remote) => self.of_remote(remote, lower).await,
-                }
-            }
+            let lower = ids.as_ref().map(|ids| &ids[..position]);
+            self.one(position, layer, lower)
         });
-        let layers: Vec<_> = layers.collect();
-        let mut layers: Vec<WrittenLayer> =
-            futures::stream::iter(layers).buffered(AT_ONCE).try_collect().await?;
+        // All have begun; each waits for room where it needs some, the lowest first.
+        let mut layers = futures::future::try_join_all(layers).await?;
         for layer in &mut layers {
             let media_type = &mut layer.descriptor.media_type;
             *media_type = converted(media_type.clone(), self.options.docker_types);
@@ -561,6 +601,31 @@ impl Layers<'_> {
             }
         }
         Ok(layers)
+    }
+
+    async fn one(
+        &self,
+        position: usize,
+        layer: &TreeLayer,
+        lower: Option<&[SnapshotId]>,
+    ) -> Result<WrittenLayer, ImageError> {
+        let mut written = match layer {
+            TreeLayer::Image { layer, location } => self.of_image(layer, location).await?,
+            TreeLayer::Snapshot(snapshot) => self.of_step(snapshot, lower, position).await?,
+            TreeLayer::Remote(remote) => self.of_remote(remote, lower, position).await?,
+        };
+        if let Some((LayerWatcher::All(watcher), image)) = self.watcher {
+            if let Some(location) = written.location.take() {
+                let unchecked = written.unchecked.then_some(written.exported.diff_id);
+                let _room = room(&self.fetching).await;
+                bring(self.images, &written.descriptor, &location, unchecked, self.task).await?;
+                written.unchecked = false;
+            }
+            let blob = ComingBlob::Stored(Box::new(written.descriptor.clone()));
+            // When nobody listens, it is only written.
+            let _ = watcher.send(ComingLayer { place: (image, position), blob });
+        }
+        Ok(written)
     }
 
     /// The snapshots of all layers, if all are here: then it is known what each layer hides.
@@ -597,14 +662,15 @@ impl Layers<'_> {
             if foreign && !self.options.prefer_nondistributable {
                 // Its addresses are about to be forgotten.
                 let from = location.take().unwrap_or_default();
-                self.images.fetch_blob(&from, &descriptor, self.task).await?;
+                self.fetch(&from, &descriptor).await?;
             }
             let (created, unchecked) = (0, false);
             return Ok(WrittenLayer { descriptor, exported, created, location, unchecked });
         }
-        self.images.fetch_blob(location, &layer.descriptor, self.task).await?;
+        self.fetch(location, &layer.descriptor).await?;
         let (state, layer) = (self.images.state().clone(), layer.clone());
         let compression = self.options.compression;
+        let _room = room(&self.packing).await;
         let anew = blocking(move || {
             layer::recompress(&state, &layer.descriptor, &layer.diff_id, compression)
         });
@@ -617,17 +683,20 @@ impl Layers<'_> {
     async fn of_remote(
         &self,
         remote: &RemoteLayer,
-        lower: Option<Vec<SnapshotId>>,
+        lower: Option<&[SnapshotId]>,
+        position: usize,
     ) -> Result<WrittenLayer, ImageError> {
         let as_it_is = WrittenLayer::remote(remote);
         let (images, task) = (self.images, self.task);
         if self.latest.is_some() {
             // Its times change, so it is packed anew.
+            let fetching = room(&self.fetching).await;
             let snapshot = remote_cache::realize(images.state(), images, remote, task).await;
+            drop(fetching);
             if snapshot.is_err() {
                 images.doubt(&remote.result.layer.descriptor.digest);
             }
-            let packed = self.of_step(&snapshot?, lower).await?;
+            let packed = self.of_step(&snapshot?, lower, position).await?;
             let exported = ExportedLayer { diff_id: packed.exported.diff_id, ..as_it_is.exported };
             return Ok(WrittenLayer { exported, created: as_it_is.created, ..packed });
         }
@@ -636,12 +705,14 @@ impl Layers<'_> {
         if converted(layer.descriptor.media_type.clone(), false) == wanted {
             return Ok(as_it_is);
         }
-        images.fetch_blob(&remote.result.location, &layer.descriptor, task).await?;
+        self.fetch(&remote.result.location, &layer.descriptor).await?;
         let (state, compression) = (images.state().clone(), self.options.compression);
+        let packing = room(&self.packing).await;
         let anew = blocking(move || {
             layer::recompress(&state, &layer.descriptor, &layer.diff_id, compression)
         });
         let anew = anew.await;
+        drop(packing);
         if anew.is_err() {
             images.doubt(&remote.result.layer.descriptor.digest);
         }
@@ -649,10 +720,16 @@ impl Layers<'_> {
         Ok(WrittenLayer { descriptor, location: None, unchecked: false, ..as_it_is })
     }
 
+    async fn fetch(&self, location: &str, blob: &Descriptor) -> Result<(), ImageError> {
+        let _room = room(&self.fetching).await;
+        Ok(self.images.fetch_blob(location, blob, self.task).await?)
+    }
+
     async fn of_step(
         &self,
         snapshot: &Snapshot,
-        lower: Option<Vec<SnapshotId>>,
+        lower: Option<&[SnapshotId]>,
+        position: usize,
     ) -> Result<WrittenLayer, ImageError> {
         let record = self.images.state().index().made(&snapshot.id)?;
         let (created, description) = record.map_or((self.options.now, String::new()), |record| {
@@ -660,13 +737,20 @@ impl Layers<'_> {
         });
         let (state, id) = (self.images.state().clone(), snapshot.id.clone());
         let (compression, latest) = (self.options.compression, self.latest);
-        let watcher = self.watcher.cloned();
+        let watcher = self.watcher.map(|(watcher, image)| (watcher.clone(), image));
         let watch = move |growing| {
-            if let Some(watcher) = watcher {
-                // When nobody listens, it is only stored.
-                let _ = watcher.send(growing);
+            // When nobody listens, it is only stored.
+            match watcher {
+                None => {}
+                Some((LayerWatcher::New(watcher), _)) => drop(watcher.send(growing)),
+                Some((LayerWatcher::All(watcher), image)) => {
+                    let blob = ComingBlob::Growing(growing);
+                    drop(watcher.send(ComingLayer { place: (image, position), blob }));
+                }
             }
         };
+        let _room = room(&self.packing).await;
+        let lower = lower.map(<[SnapshotId]>::to_vec);
         let exported = blocking(move || {
             layer::export_watched(&state, &id, lower.as_deref(), compression, latest, watch)
         });
@@ -684,6 +768,11 @@ impl Layers<'_> {
             unchecked: false,
         })
     }
+}
+
+/// Waits for one of the `places`, which are never closed.
+async fn room(places: &Semaphore) -> SemaphorePermit<'_> {
+    places.acquire().await.expect("the semaphore is never closed")
 }
 
 /// A layer's media type in the other family; types that only one family has stay.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::ExportError;
 use super::layout::{self, LayoutContent};
+use super::layout_tar::LayoutTar;
 
 /// Images on their way into one archive.
 #[derive(Clone, Debug, Default)]
@@ -64,17 +65,30 @@ impl ImageArchive {
     }
 
     /// Writes it as a tar.
-    pub(crate) fn write(
+    pub(crate) fn write<W: io::Write>(
         &self,
         state: &StateFolder,
-        out: impl io::Write,
-    ) -> Result<(), ExportError> {
+        out: W,
+    ) -> Result<W, ExportError> {
+        layout::write_tar(state, &self.content, &self.files(), out)
+    }
+
+    /// Writes what is missing in `tar`, and its end.
+    pub(super) fn finish<W: io::Write>(
+        &self,
+        state: &StateFolder,
+        tar: LayoutTar<W>,
+    ) -> Result<W, ExportError> {
+        layout::finish_tar(state, &self.content, &self.files(), tar)
+    }
+
+    /// The files at its top that a layout does not have.
+    fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
         if self.listed.is_empty() {
-            return layout::write_tar(state, &self.content, &[], out);
+            return Vec::new();
         }
         let list = Value::Array(self.listed.iter().map(ListedImage::entry).collect());
-        let list = serde_json::to_vec(&list).expect("it has string keys only");
-        layout::write_tar(state, &self.content, &[("manifest.json", list)], out)
+        vec![("manifest.json", serde_json::to_vec(&list).expect("it has string keys only"))]
     }
 
     /// Adds it to the layout in `folder`, which has no `manifest.json`.

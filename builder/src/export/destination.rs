@@ -1,8 +1,8 @@
 //! Files that exports write: whole or not at all.
 
 use std::fs::Permissions;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -36,6 +36,45 @@ impl DestinationWriter {
             }
         };
         Ok(Self { out: BufWriter::with_capacity(256 << 10, sink) })
+    }
+
+    /// Where the next byte goes; `None` for a pipe, which has no way back.
+    pub(super) fn position(&mut self) -> io::Result<Option<u64>> {
+        self.out.flush()?;
+        match self.out.get_mut() {
+            Sink::File(file, path) => file.stream_position().map(Some).map_err(|e| about(path, &e)),
+            Sink::Stdout(_) => Ok(None),
+        }
+    }
+
+    /// Leaves `length` bytes out, for [`Self::fill`].
+    pub(super) fn skip(&mut self, length: u64) -> io::Result<()> {
+        let length = i64::try_from(length).map_err(io::Error::other)?;
+        self.in_file(|file| file.seek(SeekFrom::Current(length)).map(drop))
+    }
+
+    /// Writes what was left out at `position`.
+    pub(super) fn fill(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        self.in_file(|file| file.as_file().write_all_at(bytes, position))
+    }
+
+    /// Takes back all that was written from `position` on.
+    pub(super) fn back_to(&mut self, position: u64) -> io::Result<()> {
+        self.in_file(|file| {
+            file.as_file().set_len(position)?;
+            file.seek(SeekFrom::Start(position)).map(drop)
+        })
+    }
+
+    fn in_file(
+        &mut self,
+        change: impl FnOnce(&mut NamedTempFile) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.out.flush()?;
+        match self.out.get_mut() {
+            Sink::File(file, path) => change(file).map_err(|e| about(path, &e)),
+            Sink::Stdout(_) => Err(io::Error::from(io::ErrorKind::NotSeekable)),
+        }
     }
 
     /// Puts the file in its place.

@@ -2,6 +2,7 @@
 //! go by its `manifest.json`. Without a destination, an engine loads it at once (`--load`).
 
 use std::io;
+use std::path::Path;
 
 use async_trait::async_trait;
 use rbuild_cache::oci::{ImageRef, Manifest};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::attributes::Attributes;
 use super::engine::Loading;
 use super::{Around, ExportError, Exported, Exporter, ImageArchive};
-use super::{blocking, created, layout, save};
+use super::{blocking, created, layout, write_into_tar};
 use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
 use crate::request::{BuildRequest, Destination, EngineSettings, UsageError};
 
@@ -52,6 +53,50 @@ fn documents(written: &WrittenImage, around: &Around) -> Result<(Manifest, Vec<u
 }
 
 impl DockerExporter {
+    async fn load(
+        &self,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<WrittenImage, ExportError> {
+        let (images, task) = (&around.images, &around.task);
+        // Engines keep nothing beside an image. It goes there as it is without.
+        let attestations = AttestationPlace::Referrer;
+        let options = ImageOptions { attestations, ..self.options.clone() };
+        let written = image::write(images, built, &options, task).await?;
+        image::fetch_layers(images, &written, task).await?;
+        let context = self.context.as_deref();
+        self.loading(&written, around)?.load(context, &self.engines, task).await?;
+        Ok(written)
+    }
+
+    async fn write_folder(
+        &self,
+        folder: &Path,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<WrittenImage, ExportError> {
+        let (images, task) = (&around.images, &around.task);
+        let written = image::write(images, built, &self.options, task).await?;
+        image::fetch_layers(images, &written, task).await?;
+        let archive = self.archive(&written, built, around)?;
+        let (state, folder) = (images.state().clone(), folder.to_owned());
+        blocking(move || archive.write_folder(&state, &folder)).await?;
+        Ok(written)
+    }
+
+    async fn write_tar(
+        &self,
+        destination: &Destination,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<WrittenImage, ExportError> {
+        let (written, tar) = write_into_tar(built, &self.options, destination, around).await?;
+        let archive = self.archive(&written, built, around)?;
+        let state = around.images.state().clone();
+        blocking(move || Ok(archive.finish(&state, tar)?.finish()?)).await?;
+        Ok(written)
+    }
+
     fn loading(&self, written: &WrittenImage, around: &Around) -> Result<Loading, ExportError> {
         let (manifest, config) = documents(written, around)?;
         let parsed: Value = serde_json::from_slice(&config).map_err(io::Error::other)?;
@@ -97,36 +142,17 @@ impl Exporter for DockerExporter {
                 "Docker's image format holds an image for a single platform",
             ));
         }
-        let (images, task) = (&around.images, &around.task);
-        let options = match self.destination {
-            Some(_) => self.options.clone(),
-            // Engines keep nothing beside an image. It goes there as it is without.
-            None => {
-                ImageOptions { attestations: AttestationPlace::Referrer, ..self.options.clone() }
+        let written = match &self.destination {
+            None => self.load(built, around).await?,
+            Some(Destination::Folder(folder)) => self.write_folder(folder, built, around).await?,
+            Some(destination @ (Destination::File(_) | Destination::Stdout)) => {
+                self.write_tar(destination, built, around).await?
             }
         };
-        let written = image::write(images, built, &options, task).await?;
-        image::fetch_layers(images, &written, task).await?;
-        let exported = Exported {
-            image: Some(written.root.clone()),
+        Ok(Exported {
+            image: Some(written.root),
             config: written.config,
             names: self.names.clone(),
-        };
-        let state = images.state().clone();
-        match self.destination.clone() {
-            None => {
-                let context = self.context.as_deref();
-                self.loading(&written, around)?.load(context, &self.engines, task).await?;
-            }
-            Some(destination) => {
-                let archive = self.archive(&written, built, around)?;
-                blocking(move || match destination {
-                    Destination::Folder(folder) => archive.write_folder(&state, &folder),
-                    destination => save(&archive, &state, &destination),
-                })
-                .await?;
-            }
-        }
-        Ok(exported)
+        })
     }
 }

@@ -81,6 +81,7 @@ impl ImageExporter {
             return Ok(image::write(images, built, &self.options, task).await?);
         };
         let (watcher, layers) = tokio::sync::mpsc::unbounded_channel();
+        let watcher = LayerWatcher::New(watcher);
         let (written, ()) = tokio::join!(
             image::write_watched(images, built, &self.options, Some(watcher), task),
             images.registry().pusher().push_growing(first, layers, task)

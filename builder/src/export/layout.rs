@@ -1,20 +1,20 @@
-//! An image as an OCI layout (image-spec, image-layout.md): as a tar, like containerd's
-//! `core/images/archive/exporter.go` writes it, or in a folder.
+//! An image as an OCI layout (image-spec, image-layout.md): as a tar ([`super::layout_tar`]), or in a
+//! folder.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use rbuild_cache::digest::Digest;
-use rbuild_cache::layer::tar_reader::{TarEntry, TarKind};
-use rbuild_cache::layer::tar_writer::TarWriter;
 use rbuild_cache::layout::{CONTAINERD_NAME, REF_NAME};
 use rbuild_cache::oci::{Descriptor, ImageRef, Index, MediaType};
 use rbuild_cache::state::StateFolder;
 use rbuild_frontend::image_config::Timestamp;
 
 use super::ExportError;
+use super::layout_tar::LayoutTar;
 use crate::image::WrittenImage;
+use crate::layout_folder::LayoutFolder;
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const CREATED: &str = "org.opencontainers.image.created";
@@ -108,41 +108,28 @@ impl LayoutContent {
 }
 
 /// Writes the layout as a tar. `more` are further files at its top, by name.
-pub(super) fn write_tar(
+pub(super) fn write_tar<W: Write>(
     state: &StateFolder,
     content: &LayoutContent,
     more: &[(&str, Vec<u8>)],
-    out: impl Write,
-) -> Result<(), ExportError> {
-    let mut tar = TarWriter::new(out);
-    tar.entry(&entry("blobs", TarKind::Folder, 0o755))?;
-    tar.entry(&entry("blobs/sha256", TarKind::Folder, 0o755))?;
-    for (hex, blob) in content.written(state)? {
-        let size = blob.size;
-        tar.entry(&entry(&format!("blobs/sha256/{hex}"), TarKind::File { size }, 0o444))?;
-        let mut reader = state.blobs().reader(blob)?;
-        let written = tar.data(&mut reader, size)?;
-        // Only the end says that all of it was right.
-        if written != size || reader.read(&mut [0])? > 0 {
-            return Err(io::Error::other(format!("blob `{}` changed", blob.digest)).into());
-        }
-    }
+    out: W,
+) -> Result<W, ExportError> {
+    finish_tar(state, content, more, LayoutTar::new(out)?)
+}
+
+/// Writes what is missing in `tar`, and its end.
+pub(super) fn finish_tar<W: Write>(
+    state: &StateFolder,
+    content: &LayoutContent,
+    more: &[(&str, Vec<u8>)],
+    tar: LayoutTar<W>,
+) -> Result<W, ExportError> {
     let mut files =
         vec![("index.json", index_of(content.images.clone())), ("oci-layout", LAYOUT.to_vec())];
     files.extend(more.iter().map(|(name, bytes)| (*name, bytes.clone())));
     files.sort_unstable_by_key(|(name, _)| *name);
-    for (name, bytes) in files {
-        let size = bytes.len() as u64;
-        tar.entry(&entry(name, TarKind::File { size }, 0o444))?;
-        tar.data(&mut &bytes[..], size)?;
-    }
-    tar.finish()?;
-    Ok(())
-}
-
-fn entry(path: &str, kind: TarKind, mode: u32) -> TarEntry {
-    let path = path.as_bytes().to_vec();
-    TarEntry { path, kind, mode, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() }
+    let blobs = content.written(state)?;
+    tar.finish(state, blobs.into_iter().map(|(_, blob)| blob), &files)
 }
 
 /// Adds the images to the layout in `folder`, which is made if it is missing. Images that are there
@@ -153,17 +140,11 @@ pub(super) fn write_folder(
     folder: &Path,
 ) -> Result<(), ExportError> {
     let names = &content.images;
-    let blobs = folder.join("blobs/sha256");
-    fs_err::create_dir_all(&blobs)?;
-    for (hex, blob) in content.written(state)? {
-        let place = blobs.join(hex);
-        if fs_err::metadata(&place).is_ok_and(|there| there.len() == blob.size) {
-            continue;
-        }
-        let mut reader = state.blobs().reader(blob)?;
-        replace(&place, |file| io::copy(&mut reader, file).map(drop))?;
+    let layout = LayoutFolder::make(folder)?;
+    for (_, blob) in content.written(state)? {
+        layout.add(state.blobs(), blob)?;
     }
-    let index = folder.join("index.json");
+    let index = layout.index();
     let mut manifests = match fs_err::read(&index) {
         Ok(bytes) => {
             serde_json::from_slice::<Index>(&bytes)
@@ -179,19 +160,5 @@ pub(super) fn write_folder(
             && (name.is_none() || names.iter().all(|new| new.annotations.get(REF_NAME) != name))
     });
     manifests.extend(names.iter().cloned());
-    replace(&folder.join("oci-layout"), |file| file.write_all(LAYOUT))?;
-    replace(&index, |file| file.write_all(&index_of(manifests)))?;
-    Ok(())
-}
-
-/// Writes a file beside its place and renames it.
-fn replace(place: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = place.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    write(&mut file)?;
-    file.persist(place)?;
-    Ok(())
+    Ok(layout.set_index(&index_of(manifests))?)
 }

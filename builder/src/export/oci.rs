@@ -1,13 +1,14 @@
 //! `type=oci`: the image as an OCI layout, in a tar or (`tar=false`) a folder.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use rbuild_cache::oci::ImageRef;
 
 use super::attributes::Attributes;
-use super::destination::DestinationWriter;
 use super::layout::LayoutContent;
-use super::{Around, ExportError, Exported, Exporter, blocking, created, layout};
-use crate::image::{self, BuiltImage, ImageOptions};
+use super::{Around, ExportError, Exported, Exporter, blocking, created, layout, write_into_tar};
+use crate::image::{self, BuiltImage, ImageOptions, WrittenImage};
 use crate::request::{BuildRequest, Destination, UsageError};
 
 /// Writes OCI layouts.
@@ -33,6 +34,41 @@ impl OciExporter {
     }
 }
 
+impl OciExporter {
+    fn content(&self, written: &WrittenImage, built: &[BuiltImage]) -> LayoutContent {
+        let names = layout::named(written, &self.names, created(built, &self.options));
+        LayoutContent::of(written, names)
+    }
+
+    async fn write_folder(
+        &self,
+        folder: &Path,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<WrittenImage, ExportError> {
+        let (images, task) = (&around.images, &around.task);
+        let written = image::write(images, built, &self.options, task).await?;
+        image::fetch_layers(images, &written, task).await?;
+        let content = self.content(&written, built);
+        let (state, folder) = (images.state().clone(), folder.to_owned());
+        blocking(move || layout::write_folder(&state, &content, &folder)).await?;
+        Ok(written)
+    }
+
+    async fn write_tar(
+        &self,
+        destination: &Destination,
+        built: &[BuiltImage],
+        around: &Around,
+    ) -> Result<WrittenImage, ExportError> {
+        let (written, tar) = write_into_tar(built, &self.options, destination, around).await?;
+        let content = self.content(&written, built);
+        let state = around.images.state().clone();
+        blocking(move || Ok(layout::finish_tar(&state, &content, &[], tar)?.finish()?)).await?;
+        Ok(written)
+    }
+}
+
 #[async_trait]
 impl Exporter for OciExporter {
     fn title(&self) -> String {
@@ -40,25 +76,16 @@ impl Exporter for OciExporter {
     }
 
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {
-        let written = image::write(&around.images, built, &self.options, &around.task).await?;
-        image::fetch_layers(&around.images, &written, &around.task).await?;
-        let names = layout::named(&written, &self.names, created(built, &self.options));
-        let exported = Exported {
-            image: Some(written.root.clone()),
+        let written = match &self.destination {
+            Destination::Folder(folder) => self.write_folder(folder, built, around).await?,
+            destination @ (Destination::File(_) | Destination::Stdout) => {
+                self.write_tar(destination, built, around).await?
+            }
+        };
+        Ok(Exported {
+            image: Some(written.root),
             config: written.config,
             names: self.names.clone(),
-        };
-        let (state, destination) = (around.images.state().clone(), self.destination.clone());
-        let content = LayoutContent::of(&written, names);
-        blocking(move || match &destination {
-            Destination::Folder(folder) => layout::write_folder(&state, &content, folder),
-            Destination::File(_) | Destination::Stdout => {
-                let mut out = DestinationWriter::create(&destination)?;
-                layout::write_tar(&state, &content, &[], &mut out)?;
-                Ok(out.finish()?)
-            }
         })
-        .await?;
-        Ok(exported)
     }
 }

@@ -99,9 +99,8 @@ pub fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
 
 /// Orders paths by component: `a/b` before `a.b`.
 pub fn compare_paths(a: &Path, b: &Path) -> Ordering {
-    let key = |path: &Path| -> Vec<u8> { path.as_os_str().as_bytes().to_vec() };
     let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    let (a, b) = (key(a), key(b));
+    let (a, b) = (a.as_os_str().as_bytes(), b.as_os_str().as_bytes());
     a.iter().map(rank).cmp(b.iter().map(rank))
 }
 

@@ -14,12 +14,22 @@ use super::tar_reader::{TarEntry, TarKind};
 #[derive(Debug)]
 pub struct TarWriter<W: Write> {
     out: W,
+    /// For data on its way; most files are smaller.
+    buffer: Vec<u8>,
 }
+
+/// How many bytes of data are read at once.
+const PIECE: usize = 128 << 10;
 
 impl<W: Write> TarWriter<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out }
+        Self { out, buffer: Vec::new() }
+    }
+
+    /// What is written to. Between entries, whoever writes to it directly writes whole entries.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Writes an entry without its data, which for a file that is not empty must follow at once
@@ -76,9 +86,31 @@ impl<W: Write> TarWriter<W> {
 
     /// Writes `size` bytes of `data`; returns how many there were, which the caller compares.
     pub fn data(&mut self, data: &mut impl Read, size: u64) -> io::Result<u64> {
-        let written = io::copy(&mut data.take(size), &mut self.out)?;
+        let mut written = 0;
+        self.buffer.resize(PIECE, 0);
+        while written < size {
+            let most = usize::try_from(size - written).map_or(PIECE, |left| left.min(PIECE));
+            match data.read(&mut self.buffer[..most]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.out.write_all(&self.buffer[..read])?;
+                    written += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.pad(size)?;
         Ok(written)
+    }
+
+    /// Fills up the last block of data of `size` bytes.
+    ///
+    /// # Panics
+    /// Never: what is left over of a block fits into memory.
+    pub fn pad(&mut self, size: u64) -> io::Result<()> {
+        let padding = usize::try_from(size.wrapping_neg() % 512).expect("it is less than 512");
+        self.out.write_all(&[0; 512][..padding])
     }
 
     /// Writes the end, and returns what was written to.
@@ -86,11 +118,6 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(&[0; 1024])?;
         self.out.flush()?;
         Ok(self.out)
-    }
-
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let padding = usize::try_from(size.wrapping_neg() % 512).expect("it is less than 512");
-        self.out.write_all(&[0; 512][..padding])
     }
 
     fn records(&mut self, path: &[u8], records: &[u8]) -> io::Result<()> {

@@ -113,7 +113,7 @@ fn pipe(
         said
     });
     let mut out = Counted { out: io::BufWriter::with_capacity(256 << 10, stdin), sent: 0 };
-    let written = archive.write(state, &mut out).and_then(|()| Ok(out.flush()?));
+    let written = archive.write(state, &mut out).and_then(|out| Ok(out.flush()?));
     let sent = out.sent;
     // Closing the pipe at the end tells the engine that it has all.
     drop(out);
