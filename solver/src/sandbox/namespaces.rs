@@ -15,8 +15,10 @@
 
 mod bounds;
 mod cgroup;
+mod devices;
 mod file_system;
 mod forward;
+mod memory_files;
 mod message;
 mod mount_point;
 mod network;
@@ -25,10 +27,12 @@ mod ownership;
 mod process;
 mod procfs;
 mod server;
+mod spare;
 mod stubs;
 mod supervisor;
 #[allow(unsafe_code, reason = "the system calls that rustix has no safe form of")]
 mod syscalls;
+mod system_files;
 mod tree;
 mod user;
 mod watch;
@@ -56,7 +60,7 @@ pub(crate) use self::watch::OPENED;
 
 use self::cgroup::Wanted;
 use self::forward::Forwards;
-use self::message::{OrFail, Report, Request, Start};
+use self::message::{OrFail, Order, Report, Request, Start, World};
 use self::stubs::Stubs;
 use super::{ExitStatus, OutputSink, ProcessSpec, Sandbox, SandboxError};
 
@@ -115,7 +119,8 @@ impl Sandbox for Namespaces {
             parent: process.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
             resources: process.resources.clone(),
         };
-        let start = Start { network: process.network, groups };
+        let world = World { network: process.network, security: process.security, groups };
+        let start = Start { world, order: Order { watch: process.watch.clone() } };
         let request = message::write_to_memory(&Request { process, stubs, empty })
             .or_fail(|| "cannot write the step's data")?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).or_fail(|| "cannot make a pipe");

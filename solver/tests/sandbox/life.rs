@@ -1,10 +1,12 @@
 //! That a step's processes end: with the step, with the future, with rbuild.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rbuild_solver::graph::{NetworkMode, SecurityMode};
 use rbuild_solver::sandbox::{ExitStatus, Sandbox};
 
 use crate::Test;
@@ -19,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("fork_bombs_are_bounded", fork_bombs_are_bounded),
     ("steps_run_side_by_side", steps_run_side_by_side),
     ("a_dead_server_is_an_error_and_then_replaced", a_dead_server_is_an_error),
+    ("what_is_made_ahead_fits_or_is_made_anew", what_is_made_ahead_fits),
+    ("a_dead_spare_is_replaced", a_dead_spare_is_replaced),
 ];
 
 /// Returns how long a step sleeps, in seconds: a number by which its processes are known, other
@@ -143,7 +147,7 @@ fn fork_bombs_are_bounded() {
     let seconds = sleep_of(4);
     let script = format!("for i in $(seq 3000); do sleep {seconds} & done; echo forked");
     let mut process = fixture.shell(&script);
-    process.network = rbuild_solver::graph::NetworkMode::None;
+    process.network = NetworkMode::None;
     let start = Instant::now();
     assert_eq!(fixture.run(process).success(), "forked");
     println!("P25 3000 forks ended after {} ms", start.elapsed().as_millis());
@@ -166,16 +170,69 @@ fn steps_run_side_by_side() {
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
+/// The process that steps are cloned from.
+fn server() -> i32 {
+    let is_server = |pid: &i32| {
+        let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap();
+        String::from_utf8_lossy(&line).contains("__sandbox")
+    };
+    children(std::process::id()).into_iter().find(is_server).unwrap()
+}
+
+/// Steps that follow one another get what was made while the one before ran, if it is theirs.
+fn what_is_made_ahead_fits() {
+    let fixture = Fixture::new();
+    let host = fs_err::read_link("/proc/self/ns/net").unwrap();
+    let same = |inside: &str| host.to_str() == Some(inside);
+    let script = "readlink /proc/self/ns/net; df -k /dev/shm | tail -1 | awk '{print $2}'
+        mount -t tmpfs x /tmp 2>/dev/null && echo mounts || echo refused
+        echo $$ $(ls /dev/shm | wc -l) $(ls /dev/left /tmp/left 2>/dev/null | wc -l)
+        touch /dev/shm/left /dev/left /tmp/left; sleep 0.05";
+    let (none, insecure) = (NetworkMode::None, SecurityMode::Insecure);
+    let (shared, confined) = (NetworkMode::Host, SecurityMode::Sandbox);
+    let steps = [
+        (shared, confined, 64),
+        (shared, confined, 1),
+        (none, confined, 64),
+        (none, confined, 2),
+        (shared, confined, 64),
+        (shared, insecure, 64),
+        (shared, insecure, 3),
+        (shared, confined, 64),
+    ];
+    for (network, security, megabytes) in steps {
+        let mut process = fixture.shell(script);
+        (process.network, process.security) = (network, security);
+        process.shm_size = megabytes << 20;
+        let output = fixture.run(process).success();
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(same(lines[0]), network == shared, "{output}");
+        let mounts = if security == insecure { "mounts" } else { "refused" };
+        let size = (megabytes << 10).to_string();
+        assert_eq!(lines[1..], [&size, mounts, "1 0 0"]);
+    }
+}
+
+fn a_dead_spare_is_replaced() {
+    let fixture = Fixture::new();
+    fixture.output("true");
+    let server = server().cast_unsigned();
+    for _ in 0..3 {
+        // The supervisor of the step before may be one of them.
+        wait_for("only a spare is left", || children(server).len() == 1);
+        let spare = rustix::process::Pid::from_raw(children(server)[0]).unwrap();
+        rustix::process::kill_process(spare, rustix::process::Signal::KILL).unwrap();
+        wait_for("it ends", || children(server).is_empty());
+        assert_eq!(fixture.output("echo again"), "again");
+    }
+    drop(fixture);
+    assert!(!Path::new(&format!("/proc/{server}")).exists());
+}
+
 fn a_dead_server_is_an_error() {
     let fixture = Fixture::new();
     fixture.output("true");
-    let server = children(std::process::id())
-        .into_iter()
-        .find(|pid| {
-            let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap();
-            String::from_utf8_lossy(&line).contains("__sandbox")
-        })
-        .unwrap();
+    let server = server();
     let seconds = sleep_of(3);
     let process = fixture.shell(&format!("sleep {seconds}"));
     runtime().block_on(async {

@@ -175,6 +175,17 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::i
     rustix::mount::move_mount(mount, "", target, "", flags)
 }
 
+/// Makes a folder and attaches `mount` there.
+pub(super) fn attach_at_new_folder(
+    folder: BorrowedFd<'_>,
+    name: &str,
+    mount: BorrowedFd<'_>,
+) -> rustix::io::Result<()> {
+    rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    attach(mount, rustix::fs::openat(folder, name, flags, Mode::empty())?.as_fd())
+}
+
 /// Opens a folder or file of the host without reading it.
 pub(super) fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

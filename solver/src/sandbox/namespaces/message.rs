@@ -4,9 +4,10 @@
 //! larger than a packet: it travels in a file in memory.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use rustix::fs::MemfdFlags;
@@ -18,19 +19,38 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Wanted;
-use crate::graph::NetworkMode;
+use crate::graph::{NetworkMode, SecurityMode};
 use crate::sandbox::{ExitStatus, ProcessSpec, SandboxError};
 
 /// What the server is told for each step, with [`RequestDescriptors`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
-    /// Which network the step needs.
+    /// What is made for it before it is looked at.
+    pub(super) world: World,
+    /// The rest that its supervisor has to know.
+    pub(super) order: Order,
+}
+
+/// What a step's namespaces and system files depend on. Steps with equal ones can have what was
+/// made for another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct World {
+    /// Which network it needs.
     pub(super) network: NetworkMode,
+    /// Whether parts of the system are hidden.
+    pub(super) security: SecurityMode,
     /// The control groups it needs.
     pub(super) groups: Wanted,
 }
 
-/// What the step's supervisor reads.
+/// What a supervisor is told of a step, with [`RequestDescriptors`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// Where the paths are written that the step asks for.
+    pub(super) watch: Option<PathBuf>,
+}
+
+/// What the step's first process reads.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     /// The command.
@@ -41,7 +61,7 @@ pub(super) struct Request {
     pub(super) empty: Option<PathBuf>,
 }
 
-/// The descriptors that go with [`Start`].
+/// The descriptors that go with [`Start`] and [`Order`].
 pub(super) struct RequestDescriptors {
     /// Where the [`Request`] can be read.
     pub(super) request: OwnedFd,
@@ -60,6 +80,13 @@ impl TryFrom<Vec<OwnedFd>> for RequestDescriptors {
         let [request, stdout, stderr, control] = <[OwnedFd; 4]>::try_from(descriptors)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         Ok(Self { request, stdout, stderr, control })
+    }
+}
+
+impl RequestDescriptors {
+    /// All of them, as they are sent.
+    pub(super) fn borrowed(&self) -> [BorrowedFd<'_>; 4] {
+        [&self.request, &self.stdout, &self.stderr, &self.control].map(AsFd::as_fd)
     }
 }
 
@@ -146,12 +173,12 @@ pub(super) fn write_to_memory(value: &impl Serialize) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads what [`write_to_memory`] wrote.
-pub(super) fn read_from_memory<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
-    let mut file = File::from(file);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+/// Reads what [`write_to_memory`] wrote. Others can read it at the same time.
+pub(super) fn read_from_memory<T: DeserializeOwned>(file: impl AsFd) -> io::Result<T> {
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 

@@ -23,7 +23,8 @@ use super::cgroup::{Places, Wanted};
 use super::message::{self, Failure, OrFail, Report, RequestDescriptors, Start};
 use super::network::Network;
 use super::ownership::Ownership;
-use super::supervisor::{Lent, supervise};
+use super::spare::Spare;
+use super::supervisor::{Arrival, Lent, supervise};
 use super::syscalls::{self, Cloned};
 use super::{bounds, file_system};
 use crate::graph::NetworkMode;
@@ -112,53 +113,82 @@ fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let mut groups = Groups::default();
     let mut told = false;
     let mut is_first = true;
-    while let Some((start, descriptors)) = message::receive::<Start>(&socket)? {
+    let mut spare: Option<Spare> = None;
+    while let Some((Start { world, order }, descriptors)) = message::receive::<Start>(&socket)? {
         let descriptors = RequestDescriptors::try_from(descriptors)?;
-        if start.network == NetworkMode::Default
+        if world.network == NetworkMode::Default
             && obstacle.is_none()
             && !network.as_ref().is_some_and(Network::is_alive)
         {
+            spare = None;
             network = Some(Network::start());
         }
         if let Some(Network::Host(why)) = &network
-            && start.network == NetworkMode::Default
+            && world.network == NetworkMode::Default
             && !std::mem::replace(&mut told, true)
         {
             let line = format!("rbuild: {why}: steps use the network of this machine\n");
             // A step that cannot be told cannot tell either.
             let _ = rustix::io::write(&descriptors.stderr, line.as_bytes());
         }
-        let ready = match obstacle {
-            Some(failure) => Err(failure.clone()),
-            None => groups.places(start.groups),
-        };
-        let started = ready.and_then(|places| {
-            let cloned = syscalls::clone_process(UnshareFlags::NEWPID)
-                .or_fail(|| "cannot start a step")
-                .map_err(hint_at_privileges)?;
-            Ok((cloned, places))
-        });
-        match started {
-            Ok((Cloned::Child, groups)) => {
-                let network = network.as_ref();
-                let lent = Lent { filter: &filter, network, groups, killed_before, is_first };
-                supervise_alone(socket, descriptors, &lent)
+        let lent = Lent { filter: &filter, network: network.as_ref(), killed_before, is_first };
+        if !spare.take().is_some_and(|spare| spare.takes(&world, &order, &descriptors)) {
+            let ready = match obstacle {
+                Some(failure) => Err(failure.clone()),
+                None => groups.places(world.groups.clone()),
+            };
+            let started = ready.and_then(|places| Ok((start_supervisor()?, places)));
+            match started {
+                Ok((Cloned::Child, places)) => {
+                    drop(socket);
+                    supervise(Arrival::Now(order, descriptors), &world, places, &lent);
+                    std::process::exit(0)
+                }
+                Ok((Cloned::Parent(_), None)) => is_first = false,
+                // A group is made for one step.
+                Ok((Cloned::Parent(_), Some(_))) => {
+                    is_first = false;
+                    continue;
+                }
+                Err(failure) => {
+                    // When nobody listens any more, nobody wants to know.
+                    let report = Report::Failed(failure);
+                    let _ = message::send(descriptors.control.as_fd(), &report, &[]);
+                    continue;
+                }
             }
-            Ok((Cloned::Parent(_), _)) => is_first = false,
-            Err(failure) => {
-                // When nobody listens any more, nobody wants to know.
-                let _ = message::send(descriptors.control.as_fd(), &Report::Failed(failure), &[]);
+        }
+        // The step has all of this from here on; what it ends with must not hang on this process.
+        drop(descriptors);
+        let lent = Lent { is_first: false, ..lent };
+        // Where there can be none, the next step starts its own, and says why it fails.
+        let Ok((order, order_inside)) = message::socket_pair() else { continue };
+        match start_supervisor() {
+            Ok(Cloned::Child) => {
+                drop((socket, order));
+                supervise(Arrival::Later(order_inside), &world, None, &lent);
+                std::process::exit(0)
             }
+            Ok(Cloned::Parent(process)) => spare = Some(Spare::new(world, order, process)),
+            Err(_) => {}
         }
     }
     // Supervisors hear of rbuild's end as this process does. It waits for them, since they would
     // die with it, and what they tidy up would stay.
+    drop(spare);
     if let Some(network) = network {
         network.stop();
     }
     syscalls::wait_for_children();
     groups.leave();
     Ok(())
+}
+
+/// Clones this process into a pid namespace.
+fn start_supervisor() -> Result<Cloned, Failure> {
+    syscalls::clone_process(UnshareFlags::NEWPID)
+        .or_fail(|| "cannot start a step")
+        .map_err(hint_at_privileges)
 }
 
 /// Where control groups are made, found when a step first needs them.
@@ -192,12 +222,6 @@ impl Groups {
     fn leave(self) {
         self.0.into_iter().for_each(Places::leave);
     }
-}
-
-fn supervise_alone(socket: OwnedFd, descriptors: RequestDescriptors, lent: &Lent<'_>) -> ! {
-    drop(socket);
-    supervise(descriptors, lent);
-    std::process::exit(0)
 }
 
 fn hint_at_privileges(failure: Failure) -> Failure {

@@ -13,12 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Places};
 use super::message::{
-    self, Failure, OrFail, Report, Request, RequestDescriptors, read_from_memory, socket_pair,
+    self, Failure, OrFail, Order, Report, Request, RequestDescriptors, World, read_from_memory,
+    socket_pair,
 };
 use super::mount_point::{self, Stub};
-use super::network::Network;
+use super::network::{self, Network};
 use super::ownership::{self, Keeper, Ownership};
 use super::syscalls::{self, Cloned};
+use super::system_files::SystemFiles;
 use super::watch::Watcher;
 use super::{bounds, process, procfs, tree};
 use crate::graph::NetworkMode;
@@ -43,93 +45,150 @@ enum Listens {
     Watcher(Watcher),
 }
 
+impl Listens {
+    /// Gets what is needed to hear, before there is anything to be heard.
+    fn prepare(order: &Order, request: &OwnedFd) -> Result<Option<Self>, Failure> {
+        match (Ownership::of_this_process(), &order.watch) {
+            (Ownership::Remembered, _) => {
+                let request: Request =
+                    read_from_memory(request).or_fail(|| "cannot read the step's data")?;
+                Ok(Some(Self::Keeper(Keeper::prepare(&request.process.user)?)))
+            }
+            (Ownership::Set, Some(file)) => Ok(Some(Self::Watcher(Watcher::prepare(file)?))),
+            (Ownership::Set, None) => Ok(None),
+        }
+    }
+}
+
 /// What the server has made for all steps.
+#[derive(Clone, Copy)]
 pub(super) struct Lent<'a> {
     /// The filter of system calls.
     pub(super) filter: &'a [libc::sock_filter],
     /// The shared network, once there is one.
     pub(super) network: Option<&'a Network>,
-    /// Where this step's control group is made, if it needs one.
-    pub(super) groups: Option<&'a Places>,
     /// How many processes the kernel had killed for want of memory when the build began.
     pub(super) killed_before: u64,
     /// It is the first step of the build, which tells what is amiss with all of them.
     pub(super) is_first: bool,
 }
 
-/// Runs one step to its end and reports on it.
-pub(super) fn supervise(descriptors: RequestDescriptors, lent: &Lent<'_>) {
-    let RequestDescriptors { request, stdout, stderr, control } = descriptors;
-    let report = run(request, stdout, stderr, control.as_fd(), lent).unwrap_or_else(Report::Failed);
-    // When nobody listens any more, nobody wants to know.
-    let _ = message::send(control.as_fd(), &report, &[]);
+impl<'a> Lent<'a> {
+    /// The shared network, if that is what `mode` means.
+    fn network_of(&self, mode: NetworkMode) -> Option<&'a network::Own> {
+        match (mode, self.network) {
+            (NetworkMode::Default, Some(Network::Own(network))) => Some(network),
+            _ => None,
+        }
+    }
 }
 
-fn run(
-    request: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    control: BorrowedFd<'_>,
-    lent: &Lent<'_>,
-) -> Result<Report, Failure> {
-    // The server's end takes this process with it, and so the step.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .or_fail(|| "cannot tie the step to rbuild")?;
-    syscalls::reset_signals();
-    bounds::limit_tasks().or_fail(|| "cannot limit the number of processes")?;
-    let mut request: Request =
-        read_from_memory(request).or_fail(|| "cannot read the step's data")?;
-    if let Some(Network::Own(network)) = lent.network
-        && request.process.network == NetworkMode::Default
-    {
-        // The step's process comes after, and `/sys` shows the network of who mounts it.
-        network.enter().or_fail(|| "cannot enter the network")?;
-        request.process.resolv_conf = network.resolv_conf(&request.process.resolv_conf);
-    }
-    if lent.is_first
-        && let Some(why) = procfs::obstacle()
-    {
-        // A step that cannot be told cannot tell either.
-        let _ = rustix::io::write(&stderr, format!("rbuild: {why}\n").as_bytes());
-    }
-    let listens = match (Ownership::of_this_process(), &request.process.watch) {
-        (Ownership::Remembered, _) => {
-            Some(Listens::Keeper(Keeper::prepare(&request.process.user)?))
-        }
-        (Ownership::Set, Some(file)) => Some(Listens::Watcher(Watcher::prepare(file)?)),
-        (Ownership::Set, None) => None,
+/// How a supervisor gets to its step.
+pub(super) enum Arrival {
+    /// It is here.
+    Now(Order, RequestDescriptors),
+    /// It comes in at this socket, unless the build ends before.
+    Later(OwnedFd),
+}
+
+/// Runs one step in `world` to its end and reports on it. The world is made before the step is
+/// there. `places` are where its control group is made, if it needs one.
+pub(super) fn supervise(arrival: Arrival, world: &World, places: Option<&Places>, lent: &Lent<'_>) {
+    let begun = Begun::in_world(world, places, lent);
+    let (order, descriptors) = match arrival {
+        Arrival::Now(order, descriptors) => (order, descriptors),
+        Arrival::Later(socket) => match message::receive::<Order>(&socket) {
+            Ok(Some((order, descriptors))) => match descriptors.try_into() {
+                Ok(descriptors) => (order, descriptors),
+                Err(_) => return,
+            },
+            // Nobody needs it. What was begun ends with this process.
+            Ok(None) | Err(_) => return,
+        },
     };
-    let (word, word_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
-    let namespaces = namespaces(request.process.network);
-    let group = lent.groups.map(Group::enter).transpose()?;
-    let cloned = syscalls::clone_process(namespaces);
-    if let (Some(group), Ok(Cloned::Parent(_)) | Err(_)) = (&group, &cloned) {
-        group.come_out();
-    }
-    match cloned {
-        Err(error) => {
-            group.into_iter().for_each(Group::remove);
-            Err(error).or_fail(|| "cannot make namespaces for a step")
+    let report = begun.and_then(|begun| begun.run(&order, &descriptors, lent));
+    let report = report.unwrap_or_else(Report::Failed);
+    // When nobody listens any more, nobody wants to know.
+    let _ = message::send(descriptors.control.as_fd(), &report, &[]);
+}
+
+/// A step's first process, which waits for the step in its world.
+struct Begun {
+    step: OwnedFd,
+    channel: OwnedFd,
+    group: Option<Group>,
+}
+
+impl Begun {
+    fn in_world(world: &World, places: Option<&Places>, lent: &Lent<'_>) -> Result<Self, Failure> {
+        // The server's end takes this process with it, and so the step.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .or_fail(|| "cannot tie the step to rbuild")?;
+        syscalls::reset_signals();
+        bounds::limit_tasks().or_fail(|| "cannot limit the number of processes")?;
+        if let Some(network) = lent.network_of(world.network) {
+            // The step's process comes after, and `/sys` shows the network of who mounts it.
+            network.enter().or_fail(|| "cannot enter the network")?;
         }
-        Ok(Cloned::Child) => {
-            let Err(failure) = inside(&request, lent.filter, stdout, stderr, word_inside.as_fd());
-            let _ = message::send(word_inside.as_fd(), &Word::Failed(failure), &[]);
-            std::process::exit(125);
+        let (channel, channel_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
+        let group = places.map(Group::enter).transpose()?;
+        let cloned = syscalls::clone_process(namespaces(world.network));
+        if let (Some(group), Ok(Cloned::Parent(_)) | Err(_)) = (&group, &cloned) {
+            group.come_out();
         }
-        Ok(Cloned::Parent(step)) => {
-            drop((request, stdout, stderr, word_inside));
-            // A group of the step's own tells; otherwise somebody on this machine was killed, and
-            // if the command says that one of its children was, it was that.
-            let killed = |by_signal| match &group {
-                Some(group) if group.limits_memory() => group.killed_for_memory() > 0,
-                Some(_) | None => by_signal && bounds::killed_for_memory() > lent.killed_before,
-            };
-            let report = watch(&step, word, control, listens.as_ref(), killed);
-            if let Some(group) = group {
-                group.remove();
+        match cloned {
+            Err(error) => {
+                group.into_iter().for_each(Group::remove);
+                Err(error).or_fail(|| "cannot make namespaces for a step")
             }
-            report
+            Ok(Cloned::Child) => {
+                let Err(failure) = inside(world, lent, channel_inside.as_fd());
+                let _ = message::send(channel_inside.as_fd(), &Word::Failed(failure), &[]);
+                std::process::exit(125);
+            }
+            Ok(Cloned::Parent(step)) => Ok(Self { step, channel, group }),
         }
+    }
+
+    /// Lets the step run that `descriptors` tell of.
+    fn run(
+        self,
+        order: &Order,
+        descriptors: &RequestDescriptors,
+        lent: &Lent<'_>,
+    ) -> Result<Report, Failure> {
+        let Self { step, channel, group } = self;
+        let RequestDescriptors { request, stdout, stderr, control } = descriptors;
+        if lent.is_first
+            && let Some(why) = procfs::obstacle()
+        {
+            // A step that cannot be told cannot tell either.
+            let _ = rustix::io::write(stderr, format!("rbuild: {why}\n").as_bytes());
+        }
+        let listens = match Listens::prepare(order, request) {
+            Ok(listens) => listens,
+            Err(failure) => {
+                // The group cannot be removed before the process in it is gone.
+                let _ = rustix::process::pidfd_send_signal(&step, Signal::KILL);
+                let _ = rustix::process::waitid(WaitId::PidFd(step.as_fd()), WaitIdOptions::EXITED);
+                group.into_iter().for_each(Group::remove);
+                return Err(failure);
+            }
+        };
+        // Should its first process be gone, it has said why.
+        let given = [request, stdout, stderr].map(AsFd::as_fd);
+        let _ = message::send(channel.as_fd(), &(), &given);
+        // A group of the step's own tells; otherwise somebody on this machine was killed, and
+        // if the command says that one of its children was, it was that.
+        let killed = |by_signal| match &group {
+            Some(group) if group.limits_memory() => group.killed_for_memory() > 0,
+            Some(_) | None => by_signal && bounds::killed_for_memory() > lent.killed_before,
+        };
+        let report = watch(&step, channel, control.as_fd(), listens.as_ref(), killed);
+        if let Some(group) = group {
+            group.remove();
+        }
+        report
     }
 }
 
@@ -146,22 +205,31 @@ fn namespaces(network: NetworkMode) -> UnshareFlags {
 }
 
 /// The step's first process, until it is the command.
-fn inside(
-    request: &Request,
-    filter: &[libc::sock_filter],
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    word: BorrowedFd<'_>,
-) -> Result<Infallible, Failure> {
+fn inside(world: &World, lent: &Lent<'_>, channel: BorrowedFd<'_>) -> Result<Infallible, Failure> {
+    let system = SystemFiles::mount(world.security)?;
+    let given = message::receive::<()>(channel).or_fail(|| "cannot hear of the step")?;
+    let Some(Ok([request, stdout, stderr])) =
+        given.map(|((), descriptors)| <[OwnedFd; 3]>::try_from(descriptors))
+    else {
+        return Err(Failure::refusal("there is no step"));
+    };
+    let mut request: Request =
+        read_from_memory(request).or_fail(|| "cannot read the step's data")?;
+    let process = &mut request.process;
+    if let Some(network) = lent.network_of(process.network) {
+        process.resolv_conf = network.resolv_conf(&process.resolv_conf);
+    }
     let mut on_stub =
-        |stub, folder: OwnedFd| message::send(word, &Word::Stub(stub), &[folder.as_fd()]);
-    let mut on_socket =
-        |index, listener: OwnedFd| message::send(word, &Word::Socket(index), &[listener.as_fd()]);
+        |stub, folder: OwnedFd| message::send(channel, &Word::Stub(stub), &[folder.as_fd()]);
+    let mut on_socket = |index, listener: OwnedFd| {
+        message::send(channel, &Word::Socket(index), &[listener.as_fd()])
+    };
     let lowest = tree::Lowest { stubs: request.stubs.as_deref(), empty: request.empty.as_deref() };
-    tree::enter(&request.process, lowest, &mut on_stub, &mut on_socket)?;
+    tree::enter(&request.process, &system, lowest, &mut on_stub, &mut on_socket)?;
+    drop(system);
     let mut on_listener =
-        |listener: OwnedFd| message::send(word, &Word::Questions, &[listener.as_fd()]);
-    process::become_command(&request.process, filter, stdout, stderr, &mut on_listener)
+        |listener: OwnedFd| message::send(channel, &Word::Questions, &[listener.as_fd()]);
+    process::become_command(&request.process, lent.filter, stdout, stderr, &mut on_listener)
 }
 
 /// Waits for the step to end, or for the caller to lose interest, which ends it.
