@@ -45,7 +45,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use rustix::pipe::PipeFlags;
@@ -258,10 +258,35 @@ impl Stream {
 
     /// Passes on what is in the pipe and no more: a pipe holds little.
     fn drain(&mut self, output: &OutputSink) {
+        // The kernel is asked, not the runtime: that hears of a pipe from another thread, and maybe
+        // not before it heard of the step's end.
+        let mut bytes = [0; 8 * 1024];
         while self.open {
-            self.buffer.reserve(OUTPUT_CHUNK);
-            let read = self.pipe.try_read_buf(&mut self.buffer);
-            self.pass_on(read, output);
+            match rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut bytes)) {
+                Ok(0) | Err(_) => self.open = false,
+                Ok(count) => output(self.number, Bytes::copy_from_slice(&bytes[..count])),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_lost_that_was_written_just_before_the_end() {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut stream = Stream::new(1, reader).unwrap();
+        rustix::io::write(&writer, &[b'x'; 20_000]).unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&written);
+        let output: OutputSink =
+            Box::new(move |_, bytes| sink.lock().unwrap().extend_from_slice(&bytes));
+        // The runtime had no moment to look at the pipe.
+        stream.drain(&output);
+        assert_eq!(written.lock().unwrap().len(), 20_000);
     }
 }
