@@ -132,5 +132,7 @@ fn steps_are_fast() {
         .collect();
     times.sort_unstable();
     println!("    {} us a step at best, {} us in the middle", times[0], times[50]);
-    assert!(times[0] < 20_000);
+    // Where owners are remembered, one more process is asked about every file that is opened.
+    let most = if has_users() { 20_000 } else { 60_000 };
+    assert!(times[0] < most);
 }

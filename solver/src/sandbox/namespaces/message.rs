@@ -115,8 +115,7 @@ pub(super) struct Failure {
 impl Failure {
     /// Says that `what` could not be done because of `error`.
     pub(super) fn new(what: impl Into<String>, error: impl Into<io::Error>) -> Self {
-        let errno = error.into().raw_os_error();
-        Self { errno, ..Self::refusal(what) }
+        Self { errno: errno(&error.into()), ..Self::refusal(what) }
     }
 
     /// Says what is wrong where no system call failed.
@@ -131,6 +130,20 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// The kernel's answer. Errors of `fs_err` keep only what kind of answer it was.
+fn errno(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().or(match error.kind() {
+        io::ErrorKind::PermissionDenied => Some(libc::EACCES),
+        io::ErrorKind::ReadOnlyFilesystem => Some(libc::EROFS),
+        io::ErrorKind::ResourceBusy => Some(libc::EBUSY),
+        io::ErrorKind::NotFound => Some(libc::ENOENT),
+        io::ErrorKind::AlreadyExists => Some(libc::EEXIST),
+        io::ErrorKind::InvalidInput => Some(libc::EINVAL),
+        io::ErrorKind::StorageFull => Some(libc::ENOSPC),
+        _ => None,
+    })
 }
 
 impl From<Failure> for SandboxError {
@@ -224,4 +237,20 @@ pub(super) fn receive<T: DeserializeOwned>(
         .flatten()
         .collect();
     Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_kernel_are_kept_whoever_tells_them() {
+        let check = |error: io::Error, expected| {
+            assert_eq!(Failure::new("x", error).errno, expected);
+        };
+        check(io::Error::from_raw_os_error(libc::EPERM), Some(libc::EPERM));
+        check(fs_err::read("/nosuch").unwrap_err(), Some(libc::ENOENT));
+        check(fs_err::create_dir("/").unwrap_err(), Some(libc::EEXIST));
+        check(io::Error::other("x"), None);
+    }
 }
