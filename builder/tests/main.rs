@@ -52,6 +52,7 @@ mod language;
 mod linked_copies;
 mod long_chains;
 mod misses;
+mod networks;
 mod ordinary_user;
 mod outputs;
 mod parallel;

@@ -14,7 +14,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -203,7 +202,9 @@ impl Program {
 
     fn path(self) -> Option<String> {
         let paths = FOLDERS.map(|folder| format!("{folder}/{}", self.name()));
-        paths.into_iter().find(|path| Path::new(path).exists())
+        let can_run =
+            |path: &String| rustix::fs::access(&**path, rustix::fs::Access::EXEC_OK).is_ok();
+        paths.into_iter().find(can_run)
     }
 
     fn name_server(self) -> &'static str {
