@@ -5,6 +5,7 @@ use std::io;
 
 pub(crate) const CALLS: &str = "--probe-calls";
 pub(crate) const CALLS_32: &str = "--probe-32-bit-calls";
+pub(crate) const DESCRIPTORS: &str = "--probe-descriptors";
 pub(crate) const SOCKET: &str = "--probe-socket";
 pub(crate) const USER: &str = "--probe-user";
 pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
@@ -14,6 +15,7 @@ pub(crate) fn run_when_asked() {
     match std::env::args().nth(1).as_deref() {
         Some(CALLS) => calls(),
         Some(CALLS_32) => calls_32(),
+        Some(DESCRIPTORS) => descriptors(),
         Some(OVERWRITE) => overwrite(),
         Some(SOCKET) => socket(),
         Some(USER) => {
@@ -98,10 +100,55 @@ fn calls() {
     println!("{refused} of {} calls are refused", REFUSED.len());
 }
 
+/// The same for 32-bit programs: calls by the numbers of 32-bit x86, with their first argument.
+#[cfg(target_arch = "x86_64")]
+const REFUSED_32: &[(&str, i64, i64)] = &[
+    ("acct", 51, 0),
+    ("add_key", 286, 0),
+    ("bpf", 357, 0),
+    ("clock_settime", 264, 0),
+    ("clock_settime64", 404, 0),
+    ("clone(NEWUSER)", 120, 0x1000_0000),
+    ("clone3", 435, 0),
+    ("delete_module", 129, 0),
+    ("fanotify_init", 338, 0),
+    ("finit_module", 350, -1),
+    ("fsopen", 430, 0),
+    ("init_module", 128, 0),
+    ("io_uring_setup", 425, 0),
+    ("ioperm", 101, 0),
+    ("iopl", 110, 3),
+    ("kexec_load", 283, 0),
+    ("keyctl", 288, 0),
+    ("lookup_dcookie", 253, 0),
+    ("mount", 21, 0),
+    ("mount_setattr", 442, -1),
+    ("move_mount", 429, -1),
+    ("open_by_handle_at", 342, -1),
+    ("open_tree", 428, -1),
+    ("perf_event_open", 336, 0),
+    ("pivot_root", 217, 0),
+    ("quotactl", 131, 0),
+    ("reboot", 88, 0),
+    ("request_key", 287, 0),
+    ("sethostname", 74, 0),
+    ("setns", 346, -1),
+    ("settimeofday", 79, 0),
+    ("stime", 25, 0),
+    ("swapon", 87, 0),
+    ("umount", 22, 0),
+    ("umount2", 52, 0),
+    ("unshare(NEWUSER)", 310, 0x1000_0000),
+    ("uselib", 86, 0),
+    ("userfaultfd", 374, 0),
+    ("vm86", 166, 0),
+    ("a call of the future", 0x3ff, 0),
+];
+
 #[cfg(target_arch = "x86_64")]
 fn calls_32() {
-    // `unshare(CLONE_NEWUSER)` and `mount` by their 32-bit numbers.
-    for (number, argument) in [(310_i64, 0x1000_0000_i64), (21, 0)] {
+    let mut refused = 0;
+    for (name, number, argument) in REFUSED_32 {
         let result: i64;
         // SAFETY: the kernel clobbers only what is declared; no memory is passed. `rbx` is
         // reserved by the compiler, so it is exchanged around the call.
@@ -110,23 +157,37 @@ fn calls_32() {
                 "xchg rbx, {argument}",
                 "int 0x80",
                 "xchg rbx, {argument}",
-                argument = inout(reg) argument => _,
-                inout("rax") number => result,
+                argument = inout(reg) *argument => _,
+                inout("rax") *number => result,
                 in("rcx") 0, in("rdx") 0, in("rsi") 0, in("rdi") 0,
                 out("r8") _, out("r9") _, out("r10") _, out("r11") _,
             );
         }
-        if result != i64::from(-libc::EPERM) {
-            println!("call {number} returned {result}");
-            return;
+        if [libc::EPERM, libc::ENOSYS].iter().any(|error| result == i64::from(-error)) {
+            refused += 1;
+        } else {
+            println!("32-bit {name} is not refused: {result}");
         }
     }
-    println!("refused");
+    println!("{refused} of {} 32-bit calls are refused", REFUSED_32.len());
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn calls_32() {
-    println!("refused");
+    println!("0 of 0 32-bit calls are refused");
+}
+
+/// Descriptors that are none, among them the number that means the working directory elsewhere.
+fn descriptors() {
+    let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+    for descriptor in [libc::AT_FDCWD, -1, 1000] {
+        // SAFETY: the structure is written to at most.
+        let results = unsafe {
+            [libc::fchown(descriptor, 0, 0), libc::fstat(descriptor, status.as_mut_ptr())]
+        };
+        let error = io::Error::last_os_error().raw_os_error();
+        println!("{descriptor}: {results:?} {}", error == Some(libc::EBADF));
+    }
 }
 
 /// Looks whether the program that this process runs, which is rbuild's, could be written to once

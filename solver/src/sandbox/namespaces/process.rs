@@ -57,7 +57,7 @@ pub(super) fn become_command(
             let _ = rustix::fs::fchown(stream, Some(user), None);
         }
     }
-    connect_streams(stdout, stderr).or_fail(|| "cannot connect standard input and output")?;
+    connect_streams(stdout, stderr)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     confine(process, filter, on_listener)?;
     execute(process)
@@ -107,12 +107,18 @@ fn set_limit(ulimit: &Ulimit) -> Result<(), Failure> {
 }
 
 /// Nothing to read, and the step's pipes to write to.
-fn connect_streams(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<()> {
-    let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(null)?;
-    rustix::stdio::dup2_stdout(stdout)?;
-    rustix::stdio::dup2_stderr(stderr)?;
-    Ok(())
+fn connect_streams(stdout: OwnedFd, stderr: OwnedFd) -> Result<(), Failure> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .or_fail(|| "cannot open `/dev/null` as standard input")
+        .map_err(|failure| {
+            failure.with_hint("a mount over `/dev` hides the devices of a step: mount below it")
+        })?;
+    let connect = || -> rustix::io::Result<()> {
+        rustix::stdio::dup2_stdin(null)?;
+        rustix::stdio::dup2_stdout(stdout)?;
+        rustix::stdio::dup2_stderr(stderr)
+    };
+    connect().or_fail(|| "cannot connect standard input and output")
 }
 
 /// Gives up everything that the command shall not have.
