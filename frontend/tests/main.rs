@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cpu_time;
 #[cfg(test)]
+mod figure;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod lower;
