@@ -41,6 +41,30 @@ fn search(folders: &[&Path], word: &str) -> (usize, usize) {
     (plain + packed.count(), all.len())
 }
 
+/// Checks that a build which does let a token into a layer, a name, the log and the metadata is
+/// found out in each of them: a search that finds nothing says nothing otherwise.
+fn check_that_a_search_finds() {
+    let token = "tok-en-that-is-found";
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let text = "FROM busybox\nARG TOKEN\nRUN echo $TOKEN > /kept\nLABEL token=$TOKEN\n";
+    let context = context(&[("Dockerfile", text)]);
+    let build = |output: &str, dest: &Path| {
+        let argument = format!("TOKEN={token}");
+        rbuild.build(&context).args(["--build-arg", &argument]).output(output, dest).succeeds()
+    };
+    let found = |folder: &Path| search(&[folder], token).0;
+    build("type=local", &out.path().join("local"));
+    assert_eq!(found(&out.path().join("local")), 1, "the file itself");
+    assert!(found(&rbuild.root) > 0, "the snapshot, or a record");
+    // A blob of the layer, compressed; the config with its label and history; provenance, if any.
+    let tar = out.path().join("image.tar");
+    build("type=oci", &tar);
+    let image = out.path().join("image");
+    fs_err::create_dir(&image).unwrap();
+    run("tar", &["-xf", tar.to_str().unwrap(), "-C", image.to_str().unwrap()]);
+    assert!(found(&image) >= 2, "a compressed layer and the config");
+}
+
 #[test]
 fn p15_secrets_are_in_nothing_that_stays() {
     if lacking(&needs::STEPS) {
@@ -50,6 +74,7 @@ fn p15_secrets_are_in_nothing_that_stays() {
     let (file, variable, proxy) = ("tok-en-of-a-file", "tok-en-of-a-variable", "tok-en-of-a-proxy");
     let (rbuild, out, secrets) = (Rbuild::new(), scratch(), scratch());
     fs_err::write(secrets.path().join("file"), file).unwrap();
+    check_that_a_search_finds();
     let context = context(&[(
         "Dockerfile",
         "FROM busybox
@@ -154,6 +179,11 @@ impl Agent {
         Self { process, folder }
     }
 
+    /// The public half of its key.
+    fn public_key(&self) -> String {
+        fs_err::read_to_string(self.folder.path().join("key.pub")).unwrap()
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
@@ -201,6 +231,69 @@ RUN --mount=type=ssh,id=none [ -z \"$SSH_AUTH_SOCK\" ]
     let (hits, count) = search(&[&rbuild.root, out.path()], "PRIVATE KEY");
     tell(16, &format!("private keys found {hits} / {count} files, 7 cases"));
     assert_eq!(hits, 0);
+}
+
+/// Copies a program of this machine, with its libraries, to where it is below `folder`.
+fn copy_program(name: &str, folder: &Path) {
+    let program = needs::find(name).unwrap();
+    let libraries = run("ldd", &[program.to_str().unwrap()]);
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in libraries.map(Path::new).chain([program.as_path()]) {
+        let copy = folder.join(path.strip_prefix("/").unwrap());
+        fs_err::create_dir_all(copy.parent().unwrap()).unwrap();
+        // Links are followed.
+        fs_err::copy(path, copy).unwrap();
+    }
+}
+
+/// OpenSSH's own programs in a step list the agent's key and sign with it, as `git` does to fetch
+/// over ssh; what they signed is checked outside. What has no socket can do neither.
+#[test]
+fn p16_openssh_signs_with_the_agent_of_the_host() {
+    let programs = ["ssh-agent", "ssh-add", "ssh-keygen", "ldd"].map(Need::Program);
+    if lacking(&[&needs::STEPS[..], &programs].concat()) {
+        return;
+    }
+    let agent = Agent::start();
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let dockerfile = "FROM busybox
+COPY host /
+RUN echo root:x:0:0::/root:/bin/sh > /etc/passwd
+COPY key.pub message /
+RUN --mount=type=ssh ssh-add -L > /listed && ssh-keygen -q -Y sign -n file -f /key.pub /message
+RUN ssh-add -L > /unlent 2>&1; ssh-keygen -Y sign -n file -f /key.pub - < /message > /forged; true
+";
+    let context = context(&[("Dockerfile", dockerfile), ("message", "what is signed\n")]);
+    for program in ["ssh-add", "ssh-keygen"] {
+        copy_program(program, &context.path().join("host"));
+    }
+    fs_err::write(context.path().join("key.pub"), agent.public_key()).unwrap();
+    let build = rbuild.build(&context).args(["--ssh", "default"]);
+    build.env("SSH_AUTH_SOCK", agent.socket()).output("type=local", out.path()).succeeds();
+    let made = |name: &str| fs_err::read(out.path().join(name)).unwrap();
+    let listed = String::from_utf8(made("listed")).unwrap();
+    let signers = agent.folder.path().join("signers");
+    fs_err::write(&signers, format!("test {}", agent.public_key())).unwrap();
+    let signature = out.path().join("message.sig");
+    let verified = Command::new("ssh-keygen")
+        .args(["-Y", "verify", "-I", "test", "-n", "file", "-f", signers.to_str().unwrap()])
+        .args(["-s", signature.to_str().unwrap()])
+        .stdin(fs_err::File::open(out.path().join("message")).unwrap().into_file())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    // What the key begins with is in every program of OpenSSH: a line from its middle is the key.
+    let key = fs_err::read_to_string(agent.folder.path().join("key")).unwrap();
+    let secret = key.lines().nth(2).unwrap();
+    assert_eq!(search(&[agent.folder.path()], secret).0, 1);
+    let (hits, count) = search(&[&rbuild.root, out.path()], secret);
+    let listed = listed.lines().filter(|line| agent.public_key().starts_with(*line)).count();
+    let signed = usize::from(verified.success());
+    tell(16, &format!("keys listed {listed} / 1, signatures that hold {signed} / 1"));
+    tell(16, &format!("the private key found {hits} / {count} files"));
+    assert_eq!((listed, signed, hits), (1, 1, 0));
+    assert!(made("forged").is_empty());
+    assert!(!String::from_utf8(made("unlent")).unwrap().contains("ssh-ed25519"));
 }
 
 /// A registry that wants a password sends every blob to another port of the machine.

@@ -274,7 +274,8 @@ impl Shared {
             Some(Reply::Reset | Reply::TakesOnly(_)) => unreachable!("they were handled above"),
         };
         write!(stream, "HTTP/1.1 {status} X\r\nconnection: close\r\n")?;
-        if !headers.iter().any(|(name, _)| name == "content-length") {
+        let framed = ["content-length", "transfer-encoding"];
+        if !headers.iter().any(|(name, _)| framed.contains(&&**name)) {
             write!(stream, "content-length: {}\r\n", body.len())?;
         }
         for (name, value) in headers {

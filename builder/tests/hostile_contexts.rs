@@ -256,7 +256,7 @@ fn p14_archives_end_inside_of_their_destination() {
         let beside = fs_err::read_dir(out.path()).unwrap().filter_map(Result::ok);
         escapes += beside.filter(|entry| entry.file_name() != "to").count();
     }
-    tell(14, &format!("escapes {escapes} / {count} archives; servers: see `http_files`"));
+    tell(14, &format!("escapes {escapes} / {count} archives"));
     assert_eq!(escapes, 0);
 }
 

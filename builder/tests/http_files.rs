@@ -11,6 +11,9 @@ use rbuild_solver::http_source::{Fetched, HttpSource as _, Validators};
 use rbuild_solver::progress::{Reporter, Silent};
 
 use crate::faulty_registry::{Asked, FaultyRegistry, Reply, status, with_header};
+use crate::needs::{Need, lacking};
+use crate::promise::{is_refusal, measured, tell};
+use crate::rbuild::{Rbuild, context, scratch};
 use crate::registry_client::noise;
 
 /// Fetches `url`: what came of it, and the file's bytes.
@@ -125,4 +128,206 @@ async fn a_password_of_the_address_stays_with_its_host() {
     });
     let (_, bytes) = fetch(&format!("http://me:secret@{}/", first.host), None).await.unwrap();
     assert_eq!(bytes.unwrap(), b"there");
+}
+
+/// A server that is made to hurt, or an address, and what `ADD` must make of it: the message that
+/// refuses it, or the names that are in the image.
+struct Case {
+    what: &'static str,
+    /// Follows `ADD`; `URL` is the server's.
+    add: &'static str,
+    reply: fn(&Asked) -> Reply,
+    expected: Result<&'static [&'static str], &'static str>,
+}
+
+/// Leads to itself `nth` times, and then has a file.
+fn leads_on(asked: &Asked, most: usize) -> Reply {
+    let step: usize = asked.path.rsplit('/').next().unwrap().parse().unwrap_or(0);
+    if step < most {
+        with_header(302, "location", &format!("/{}", step + 1))
+    } else {
+        answer(&[], b"there")
+    }
+}
+
+fn evil_tar(_: &Asked) -> Reply {
+    let entries = ["../up=1", "l->/etc", "l/through=1", "/etc/absolute=1", "fine=1"];
+    answer(&[], &crate::hostile_tar::tar(&entries))
+}
+
+const CASES: &[Case] = &[
+    Case {
+        what: "ten redirects",
+        add: "URL/0 /f",
+        reply: |asked| leads_on(asked, 10),
+        expected: Ok(&["f"]),
+    },
+    Case {
+        what: "eleven redirects",
+        add: "URL/0 /f",
+        reply: |asked| leads_on(asked, 11),
+        expected: Err("redirects more than 10 times"),
+    },
+    Case {
+        what: "a redirect to itself",
+        add: "URL/x /f",
+        reply: |_| with_header(307, "location", "/x"),
+        expected: Err("redirects more than 10 times"),
+    },
+    Case {
+        what: "a redirect to a file",
+        add: "URL/x /f",
+        reply: |_| with_header(302, "location", "file:///etc/passwd"),
+        expected: Err("is no address"),
+    },
+    Case {
+        what: "a redirect to another protocol",
+        add: "URL/x /f",
+        reply: |_| with_header(302, "location", "ftp://127.0.0.1/x"),
+        expected: Err("is no address"),
+    },
+    Case {
+        what: "a file of this machine",
+        add: "file:///etc/passwd /f",
+        reply: |_| status(404),
+        expected: Err("not found"),
+    },
+    Case {
+        what: "a length beyond the limit",
+        add: "URL/x /f",
+        reply: |_| answer(&[("content-length", "99999999999")], b"x"),
+        expected: Err("--limit download-size"),
+    },
+    Case {
+        what: "a body of no length beyond the limit",
+        add: "URL/x /f",
+        reply: |_| {
+            let chunk = format!("40000\r\n{}\r\n", "x".repeat(0x40000)).repeat(8);
+            answer(&[("transfer-encoding", "chunked")], format!("{chunk}0\r\n\r\n").as_bytes())
+        },
+        expected: Err("--limit download-size"),
+    },
+    Case {
+        what: "silence",
+        add: "URL/x /f",
+        reply: |_| Reply::Silence,
+        expected: Err("--limit download-time"),
+    },
+    Case {
+        what: "a server that is always busy",
+        add: "URL/x /f",
+        reply: |_| with_header(503, "retry-after", "86400"),
+        expected: Err("503"),
+    },
+    Case {
+        what: "a server's name for the file that goes up",
+        add: "URL/x /to/",
+        reply: |_| {
+            let name = "attachment; filename=\"../../../evil\"; filename*=UTF-8''..%2F..%2Fevil";
+            answer(&[("content-disposition", name)], b"x")
+        },
+        expected: Ok(&["to", "to/x"]),
+    },
+    Case {
+        what: "an address whose name goes up",
+        add: "URL/a/..%2f..%2fevil /to/",
+        reply: |_| answer(&[], b"x"),
+        expected: Ok(&["to", "to/evil"]),
+    },
+    Case {
+        what: "an address without a name",
+        add: "URL/ /to/",
+        reply: |_| answer(&[], b"x"),
+        expected: Ok(&["to", "to/__unnamed__"]),
+    },
+    Case {
+        what: "other bytes than the checksum says",
+        add: "--checksum=sha256:0000000000000000000000000000000000000000000000000000000000000000 URL/x /f",
+        reply: |_| answer(&[], b"x"),
+        expected: Err("digest mismatch"),
+    },
+    Case {
+        what: "an answer that says that nothing changed",
+        add: "URL/x /f",
+        reply: |_| status(304),
+        expected: Err("304"),
+    },
+    Case {
+        what: "an archive that goes up, kept as it is",
+        add: "URL/x.tar /to/",
+        reply: evil_tar,
+        expected: Ok(&["to", "to/x.tar"]),
+    },
+    Case {
+        what: "an archive that goes up, unpacked",
+        add: "--unpack=true URL/x.tar /to/",
+        reply: evil_tar,
+        expected: Ok(&[
+            "to",
+            "to/etc",
+            "to/etc/absolute",
+            "to/etc/through",
+            "to/fine",
+            "to/l",
+            "to/up",
+        ]),
+    },
+];
+
+#[test]
+fn p14_servers_of_files_are_bounded() {
+    if lacking(&[Need::Root]) {
+        return;
+    }
+    let (mut held, mut slowest) = (0, Duration::ZERO);
+    for Case { what, add, reply, expected } in CASES {
+        let server = FaultyRegistry::start(move |asked| Some(reply(asked)));
+        let (rbuild, out) = (Rbuild::new(), scratch());
+        let add = add.replace("URL", &format!("http://{}", server.host));
+        let context = context(&[("Dockerfile", &format!("FROM scratch\nADD {add}\n"))]);
+        let build = rbuild
+            .build(&context)
+            .args(["--limit", "download-size=1m", "--limit", "download-time=4"])
+            .output("type=local", &out.path().join("files"));
+        let (outcome, cost) = measured(build);
+        slowest = slowest.max(cost.time);
+        // Nothing may be written beside the output.
+        let beside = fs_err::read_dir(out.path()).unwrap().count();
+        let right = match expected {
+            Ok(names) => {
+                outcome.status.success()
+                    && beside == 1
+                    && paths(&out.path().join("files")) == *names
+            }
+            Err(message) => {
+                let line = outcome.stderr.contains("Dockerfile:2");
+                is_refusal(&outcome) && line && outcome.stderr.contains(message) && beside == 0
+            }
+        };
+        if right {
+            held += 1;
+        } else {
+            crate::figure::figure(&format!("{what}: {beside} {outcome}"));
+        }
+    }
+    let count = CASES.len();
+    tell(14, &format!("servers bounded {held} / {count}, at most {:.1} s", slowest.as_secs_f64()));
+    assert_eq!(held, count);
+}
+
+/// What is in `folder`, sorted.
+fn paths(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs_err::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(folder).unwrap().display().to_string());
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
 }
