@@ -45,7 +45,9 @@ pub fn colored_line(text: &str) -> String {
                 shown.push_str(&color);
             }
             '\u{9b}' => drop(skip_control_sequence(&mut rest)),
-            '\t' | '\r' => shown.push(c),
+            '\t' => shown.push(c),
+            // What comes after it would be written over what the log says of the step.
+            '\r' => shown.push(' '),
             c if is_harmful(c) => {}
             c => shown.push(c),
         }
@@ -128,6 +130,6 @@ mod tests {
         check("\x1b[2Jx", "x");
         check("\x1b[>1mx", "x");
         check("\x1b]0;t\x07x", "x");
-        check("10%\r50%", "10%\r50%");
+        check("10%\r50%", "10% 50%");
     }
 }
