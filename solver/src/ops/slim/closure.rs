@@ -7,13 +7,14 @@
 //! were found, so that reasons, and with them reports, are the same each time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use rbuild_cache::pattern::PatternMatcher;
 use rbuild_cache::view::ViewError;
 
-use super::elf::{self, Elf, Machine};
+use super::elf::{self, Elf, ElfError, Machine};
 use super::files::{FileId, Files};
 use super::libraries::Libraries;
 use super::package::Packages;
@@ -88,7 +89,12 @@ pub(super) struct Kept {
 enum Content {
     Elf(Box<Elf>),
     Broken(String),
-    Script { shebang: Shebang, text: Option<String> },
+    Script {
+        shebang: Shebang,
+        text: Option<String>,
+    },
+    /// A script whose commands are not looked for.
+    TooLong(Shebang),
     Other,
 }
 
@@ -300,20 +306,25 @@ impl<'a> Closure<'a> {
         if !runs && DATA.binary_search(&ending).is_ok() {
             return Ok(Content::Other);
         }
+        let Some(mut file) = self.files.open(id)? else { return Ok(Content::Other) };
+        let mut start = Vec::with_capacity(shebang::LENGTH);
         let limit = u64::try_from(shebang::LENGTH).expect("a small number");
-        let start = self.files.read_start(id, limit)?.unwrap_or_default();
+        let read = (&mut file).take(limit).read_to_end(&mut start);
+        read.map_err(|source| self.files.unreadable(id, source))?;
         if start.starts_with(elf::MAGIC) {
-            let bytes = self.files.read_file(id)?.unwrap_or_default();
-            return Ok(match elf::parse(&bytes) {
-                Ok(elf) => Content::Elf(Box::new(elf)),
-                Err(error) => Content::Broken(error.to_string()),
-            });
+            return match elf::parse(&mut file) {
+                Ok(elf) => Ok(Content::Elf(Box::new(elf))),
+                Err(error @ ElfError::Broken(_)) => Ok(Content::Broken(error.to_string())),
+                Err(ElfError::Io(source)) => Err(self.files.unreadable(id, source)),
+            };
         }
         let Some(shebang) = Shebang::of(&start).filter(|_| runs) else { return Ok(Content::Other) };
         let is_shell = shebang::is_shell(shebang.command.as_ref().unwrap_or(&shebang.interpreter));
-        let is_followed = is_shell && self.programs.contains(&id);
-        let text = if is_followed { self.files.read_file(id)? } else { None };
-        let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
+        if !is_shell || !self.programs.contains(&id) {
+            return Ok(Content::Script { shebang, text: None });
+        }
+        let Some(text) = self.files.read_file(id)? else { return Ok(Content::TooLong(shebang)) };
+        let text = Some(String::from_utf8_lossy(&text).into_owned());
         Ok(Content::Script { shebang, text })
     }
 
@@ -330,6 +341,11 @@ impl<'a> Closure<'a> {
             }
             Content::Script { shebang, text } if self.is_run(id) => {
                 self.follow_script(id, &shebang, text.as_deref());
+            }
+            Content::TooLong(shebang) => {
+                let path = self.files.text(id);
+                self.note(format!("the script `{path}` is too long to say which programs it runs"));
+                self.follow_script(id, &shebang, None);
             }
             Content::Script { .. } | Content::Other => {}
         }
@@ -406,6 +422,10 @@ impl<'a> Closure<'a> {
         if self.op.mode == SlimMode::Trace {
             // What the program did not open it is not given.
             return Ok(());
+        }
+        if elf.is_cut {
+            let path = self.files.text(id);
+            self.note(format!("not all of the data of `{path}` was looked through for names"));
         }
         let name = self.files.name(id);
         let is_libc = name.starts_with("libc.so") || name.starts_with("libc-2");

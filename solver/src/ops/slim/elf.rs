@@ -1,19 +1,34 @@
 //! What an ELF file says of what it needs: loader, libraries, where to look for them, functions
 //! that need files of their own, names and paths among its data.
 //!
-//! The files are the image's: nothing here trusts a length or an offset.
+//! The files are the image's: nothing here trusts a length or an offset, and a file that is a hole
+//! of gigabytes takes no memory. What is read of its data is up to `texts`.
 
+mod texts;
+
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use object::Endianness;
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::read::{ReadCache, ReadCacheOps, ReadRef};
 
 /// What the file begins with.
 pub(super) const MAGIC: &[u8; 4] = b"\x7fELF";
 
 /// The longest text in a program's data that is taken for a path or the name of a library.
 const TEXT_MAX: usize = 255;
+
+/// The most bytes of headers, symbols and names that are read of a file; those of the largest
+/// browsers have a tenth of it.
+const TABLES_MOST: u64 = 128 << 20;
+/// The most bytes of its data that are looked through.
+const DATA_MOST: u64 = 1 << 30;
+/// The most names that are taken from it.
+const NAMES_MOST: usize = 100_000;
 
 /// For which machine code is: libraries of others are never loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +56,8 @@ pub(super) struct Elf {
     pub(super) library_names: BTreeSet<String>,
     /// Absolute paths among its data.
     pub(super) paths: BTreeSet<String>,
+    /// Not all of its data was looked through.
+    pub(super) is_cut: bool,
 }
 
 /// Functions that need files which nothing else names.
@@ -78,22 +95,111 @@ pub(super) const FUNCTIONS: &[&str] = &[
 ];
 
 /// Why an ELF file could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is no whole ELF file: {0}")]
-pub(super) struct ElfError(String);
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ElfError {
+    /// It is damaged, or larger than such files are.
+    #[error("it is no whole ELF file: {0}")]
+    Broken(String),
+    /// The system refused.
+    #[error("cannot read it")]
+    Io(#[source] io::Error),
+}
 
 impl From<object::read::Error> for ElfError {
     fn from(error: object::read::Error) -> Self {
-        Self(error.to_string())
+        Self::Broken(error.to_string())
     }
 }
 
-/// Reads an ELF file.
-pub(super) fn parse(bytes: &[u8]) -> Result<Elf, ElfError> {
-    match bytes.get(4) {
-        Some(&elf::ELFCLASS32) => read::<elf::FileHeader32<Endianness>>(bytes, false),
-        Some(&elf::ELFCLASS64) => read::<elf::FileHeader64<Endianness>>(bytes, true),
-        _ => Err(ElfError("its class is unknown".into())),
+/// Reads an ELF file: its tables, and its data piece by piece. Its code is not read.
+pub(super) fn parse(file: &mut dyn ReadSeek) -> Result<Elf, ElfError> {
+    let failed = Cell::new(None);
+    let cache = ReadCache::new(Source { file: &mut *file, failed: &failed });
+    let spent = Cell::new(0);
+    let tables = Tables { cache: &cache, spent: &spent };
+    let start = tables.read_bytes_at(0, 5).map_err(|()| broken("it is shorter than any"));
+    let told = start.and_then(|start| match start[4] {
+        elf::ELFCLASS32 => read::<elf::FileHeader32<Endianness>>(tables, false),
+        elf::ELFCLASS64 => read::<elf::FileHeader64<Endianness>>(tables, true),
+        _ => Err(broken("its class is unknown")),
+    });
+    drop(cache);
+    // A fault of the disk says nothing of the file.
+    if let Some(error) = failed.take() {
+        return Err(ElfError::Io(error));
+    }
+    let (mut found, data) = told?;
+    texts::read(file, &data, |text| found.add_text(text)).map_err(ElfError::Io)?;
+    Ok(found)
+}
+
+fn broken(reason: &str) -> ElfError {
+    ElfError::Broken(reason.to_owned())
+}
+
+/// The tables of a file, of which no more than [`TABLES_MOST`] bytes are read.
+#[derive(Clone, Copy)]
+struct Tables<'a, 'f> {
+    cache: &'a ReadCache<Source<'f>>,
+    spent: &'a Cell<u64>,
+}
+
+impl<'a> ReadRef<'a> for Tables<'a, '_> {
+    fn len(self) -> Result<u64, ()> {
+        self.cache.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        let spent = self.spent.get().checked_add(size).filter(|spent| *spent <= TABLES_MOST);
+        self.spent.set(spent.ok_or(())?);
+        self.cache.read_bytes_at(offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        self.cache.read_bytes_at_until(range, delimiter)
+    }
+}
+
+/// What can be read from anywhere.
+pub(super) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
+/// A file that remembers why it could not be read: `object` does not tell.
+struct Source<'a> {
+    file: &'a mut dyn ReadSeek,
+    failed: &'a Cell<Option<io::Error>>,
+}
+
+impl Source<'_> {
+    fn said<T>(&self, result: io::Result<T>) -> Result<T, ()> {
+        result.map_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                self.failed.set(Some(error));
+            }
+        })
+    }
+}
+
+impl ReadCacheOps for Source<'_> {
+    fn len(&mut self) -> Result<u64, ()> {
+        let end = self.file.seek(SeekFrom::End(0));
+        self.said(end)
+    }
+
+    fn seek(&mut self, position: u64) -> Result<u64, ()> {
+        let sought = self.file.seek(SeekFrom::Start(position));
+        self.said(sought)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ()> {
+        let read = self.file.read(buffer);
+        self.said(read)
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ()> {
+        let read = self.file.read_exact(buffer);
+        self.said(read)
     }
 }
 
@@ -108,8 +214,12 @@ pub(super) fn machine(start: &[u8]) -> Option<Machine> {
     Some(Machine { machine, is_64: head[4] == elf::ELFCLASS64 })
 }
 
-fn read<H: FileHeader<Endian = Endianness>>(bytes: &[u8], is_64: bool) -> Result<Elf, ElfError> {
-    let header = H::parse(bytes)?;
+/// What the tables say, and where the data are.
+fn read<H: FileHeader<Endian = Endianness>>(
+    tables: Tables<'_, '_>,
+    is_64: bool,
+) -> Result<(Elf, Vec<Range<u64>>), ElfError> {
+    let header = H::parse(tables)?;
     let endian = header.endian()?;
     let mut found = Elf {
         machine: Machine { machine: header.e_machine(endian), is_64 },
@@ -119,77 +229,93 @@ fn read<H: FileHeader<Endian = Endianness>>(bytes: &[u8], is_64: bool) -> Result
         imports: BTreeSet::new(),
         library_names: BTreeSet::new(),
         paths: BTreeSet::new(),
+        is_cut: false,
     };
-    let segments = header.program_headers(endian, bytes)?;
+    let segments = header.program_headers(endian, tables)?;
     for segment in segments {
-        if let Some(interpreter) = segment.interpreter(endian, bytes)? {
+        if let Some(interpreter) = segment.interpreter(endian, tables)? {
             found.interpreter = Some(text(interpreter));
         }
     }
-    let file = Loaded::<H> { bytes, endian, segments };
-    let dynamic = segments.iter().find_map(|segment| segment.dynamic(endian, bytes).transpose());
+    let file = Loaded::<H> { tables, endian, segments };
+    let dynamic = segments.iter().find_map(|segment| segment.dynamic(endian, tables).transpose());
     if let Some(entries) = dynamic {
         found.read_dynamic(&file, entries?)?;
     }
+    let length = tables.len().map_err(|()| broken("it has no length"))?;
+    let mut data = Vec::new();
     // What has no list of sections is read as a whole: better a name too many.
-    let sections = header.sections(endian, bytes).ok().filter(|sections| !sections.is_empty());
+    let sections = header.sections(endian, tables).ok().filter(|sections| !sections.is_empty());
     let Some(sections) = sections else {
-        found.read_texts(bytes);
-        return Ok(found);
+        data.push(0..length.min(DATA_MOST));
+        found.is_cut = length > DATA_MOST;
+        return Ok((found, data));
     };
     // Texts of Go programs are not separated from each other, and it opens what `base` keeps.
     let is_go = sections.section_by_name(endian, b".go.buildinfo").is_some();
+    let mut left = DATA_MOST;
     for (_, section) in sections.enumerate() {
         let flags: u64 = section.sh_flags(endian).into();
         let is_data = section.sh_type(endian) == elf::SHT_PROGBITS
             && flags & u64::from(elf::SHF_ALLOC) != 0
             && flags & u64::from(elf::SHF_EXECINSTR) == 0;
-        if is_data && !is_go {
-            found.read_texts(section.data(endian, bytes)?);
+        if !is_data || is_go {
+            continue;
         }
+        let (start, size) = (section.sh_offset(endian).into(), section.sh_size(endian).into());
+        let end = start.checked_add(size).filter(|end| *end <= length);
+        let end = end.ok_or_else(|| broken("a section is outside of it"))?;
+        found.is_cut |= size > left;
+        data.push(start..end.min(start + left));
+        left -= size.min(left);
     }
-    Ok(found)
+    Ok((found, data))
 }
 
 /// A file, and where its addresses are in it.
-struct Loaded<'a, H: FileHeader<Endian = Endianness>> {
-    bytes: &'a [u8],
+struct Loaded<'a, 'f, H: FileHeader<Endian = Endianness>> {
+    tables: Tables<'a, 'f>,
     endian: Endianness,
     segments: &'a [H::ProgramHeader],
 }
 
-impl<'a, H: FileHeader<Endian = Endianness>> Loaded<'a, H> {
-    /// The bytes from `address` to the end of what is loaded with it.
-    fn at(&self, address: u64) -> Option<&'a [u8]> {
-        self.segments.iter().find_map(|segment| {
+impl<'a, H: FileHeader<Endian = Endianness>> Loaded<'a, '_, H> {
+    /// The bytes from `address` on: `size` of them, or less if what is loaded with it ends before.
+    fn at(&self, address: u64, size: u64) -> Result<Option<&'a [u8]>, ElfError> {
+        let place = self.segments.iter().find_map(|segment| {
             if segment.p_type(self.endian) != elf::PT_LOAD {
                 return None;
             }
             let start: u64 = segment.p_vaddr(self.endian).into();
-            let (offset, size) = segment.file_range(self.endian);
-            let inside = address.checked_sub(start).filter(|inside| *inside < size)?;
-            let from = usize::try_from(offset.checked_add(inside)?).ok()?;
-            let to = usize::try_from(offset.checked_add(size)?).ok()?;
-            self.bytes.get(from..to.min(self.bytes.len()))
-        })
+            let (offset, loaded) = segment.file_range(self.endian);
+            let inside = address.checked_sub(start).filter(|inside| *inside < loaded)?;
+            Some((offset.checked_add(inside)?, (loaded - inside).min(size)))
+        });
+        let Some((offset, size)) = place else { return Ok(None) };
+        // What is loaded may be said to end behind the file.
+        let length = self.tables.len().unwrap_or(0);
+        let size = size.min(length.saturating_sub(offset));
+        let bytes = self.tables.read_bytes_at(offset, size);
+        bytes.map(Some).map_err(|()| broken("its tables are larger than those of any program"))
     }
 }
 
 impl Elf {
     fn read_dynamic<H: FileHeader<Endian = Endianness>>(
         &mut self,
-        file: &Loaded<'_, H>,
+        file: &Loaded<'_, '_, H>,
         entries: &[H::Dyn],
     ) -> Result<(), ElfError> {
         let value = |tag: i64| {
             let entry = entries.iter().find(|entry| entry.tag(file.endian) == tag)?;
             Some(entry.val(file.endian))
         };
-        let strings = value(elf::DT_STRTAB).and_then(|address| file.at(address));
-        let Some(strings) = strings else { return Ok(()) };
+        let Some(address) = value(elf::DT_STRTAB) else { return Ok(()) };
+        let size = value(elf::DT_STRSZ).unwrap_or(u64::MAX);
+        let Some(strings) = file.at(address, size)? else { return Ok(()) };
         let string = |offset: u64| -> Result<String, ElfError> {
             let start = usize::try_from(offset).ok().and_then(|offset| strings.get(offset..));
-            let start = start.ok_or_else(|| ElfError("a name is outside of it".into()))?;
+            let start = start.ok_or_else(|| broken("a name is outside of it"))?;
             Ok(text(start.split(|byte| *byte == 0).next().unwrap_or_default()))
         };
         let (mut run_path, mut old_path) = (None, None);
@@ -210,14 +336,11 @@ impl Elf {
         let path = run_path.or(old_path).unwrap_or_default();
         self.library_path =
             path.split(':').filter(|one| !one.is_empty()).map(str::to_owned).collect();
-        if let Some(symbols) = value(elf::DT_SYMTAB).and_then(|address| file.at(address)) {
+        if let Some(symbols) = value(elf::DT_SYMTAB) {
             // The table has no length of its own; linkers put the names behind it.
-            let length = value(elf::DT_STRTAB)
-                .zip(value(elf::DT_SYMTAB))
-                .and_then(|(strings, symbols)| strings.checked_sub(symbols))
-                .and_then(|length| usize::try_from(length).ok())
-                .map_or(symbols.len(), |length| length.min(symbols.len()));
-            self.read_imports::<H>(&symbols[..length], strings, file.endian);
+            let size = address.checked_sub(symbols).unwrap_or(u64::MAX);
+            let symbols = file.at(symbols, size)?.unwrap_or_default();
+            self.read_imports::<H>(symbols, strings, file.endian);
         }
         Ok(())
     }
@@ -245,22 +368,25 @@ impl Elf {
         }
     }
 
-    /// Looks for names of libraries and absolute paths in `data`.
-    fn read_texts(&mut self, data: &[u8]) {
-        for found in data.split(|byte| *byte == 0) {
-            if !(4..=4 * TEXT_MAX).contains(&found.len()) {
+    /// Takes names of libraries and absolute paths from a text among its data.
+    fn add_text(&mut self, found: &[u8]) {
+        let Ok(found) = std::str::from_utf8(found) else { return };
+        for word in found.split([':', ';', ',', ' ', '"', '\'', '=', '\n']) {
+            if !(4..=TEXT_MAX).contains(&word.len()) {
                 continue;
             }
-            let Ok(found) = std::str::from_utf8(found) else { continue };
-            for word in found.split([':', ';', ',', ' ', '"', '\'', '=', '\n']) {
-                if !(4..=TEXT_MAX).contains(&word.len()) {
-                    continue;
-                }
-                if word.starts_with('/') && word.bytes().all(is_of_path) {
-                    self.paths.insert(word.trim_end_matches('/').to_owned());
-                } else if is_library_name(word) {
-                    self.library_names.insert(word.to_owned());
-                }
+            let names = if word.starts_with('/') && word.bytes().all(is_of_path) {
+                &mut self.paths
+            } else if is_library_name(word) {
+                &mut self.library_names
+            } else {
+                continue;
+            };
+            let word = word.trim_end_matches('/');
+            if names.len() < NAMES_MOST {
+                names.insert(word.to_owned());
+            } else if !names.contains(word) {
+                self.is_cut = true;
             }
         }
     }
@@ -369,6 +495,52 @@ pub(super) mod tests {
             bytes.extend(body);
             bytes
         }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Elf, ElfError> {
+        super::parse(&mut io::Cursor::new(bytes))
+    }
+
+    #[test]
+    fn a_program_that_is_mostly_a_hole_takes_no_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        let program =
+            Program { needed: &["libc.so.6"], data: &["/opt/data"], ..Program::default() };
+        io::Write::write_all(&mut file, &program.bytes()).unwrap();
+        file.set_len(200 << 30).unwrap();
+        let elf = super::parse(&mut file).unwrap();
+        assert_eq!((&*elf.needed, elf.is_cut), (&["libc.so.6".to_owned()][..], true));
+        assert!(elf.paths.contains("/opt/data"));
+        // Symbols that fill the hole.
+        let mut bytes = program.bytes();
+        let size = 64 + 32;
+        bytes[size..size + 8].copy_from_slice(&(150_u64 << 30).to_le_bytes());
+        let symbols = bytes.windows(8).position(|w| w == elf::DT_STRTAB.to_le_bytes()).unwrap() + 8;
+        bytes[symbols..symbols + 8].copy_from_slice(&(100_u64 << 30).to_le_bytes());
+        io::Seek::rewind(&mut file).unwrap();
+        io::Write::write_all(&mut file, &bytes).unwrap();
+        let error = super::parse(&mut file).unwrap_err().to_string();
+        assert!(error.contains("larger than those of any program"), "{error}");
+    }
+
+    #[test]
+    fn a_faulty_disk_is_not_a_broken_file() {
+        struct Faulty(io::Cursor<Vec<u8>>);
+        impl Read for Faulty {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.0.position() >= 64 {
+                    return Err(io::Error::other("fault"));
+                }
+                Read::read(&mut self.0, buffer)
+            }
+        }
+        impl Seek for Faulty {
+            fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+                Seek::seek(&mut self.0, to)
+            }
+        }
+        let mut faulty = Faulty(io::Cursor::new(Program::default().bytes()));
+        assert!(matches!(super::parse(&mut faulty), Err(ElfError::Io(_))));
     }
 
     #[test]

@@ -4,14 +4,17 @@
 //! every link that is crossed on the way is named: without it the path leads nowhere in the result.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::fs;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use rbuild_cache::view::{Entry, View, ViewError};
 
-/// The most bytes of a text that is read whole.
-const TEXT_MOST: u64 = 64 << 20;
+/// The most bytes of a file that is read whole: larger than any database of packages, any script. A
+/// hole of gigabytes costs whoever made the image nothing.
+const WHOLE_MOST: u64 = 64 << 20;
 
 /// How many links one path may lead through; as many as Linux allows.
 const LINKS_MAX: usize = 40;
@@ -66,18 +69,26 @@ impl Files {
         let root = File { entry: root, target: None, parent: FileId::ROOT, children: Vec::new() };
         let mut files = Self { view: view.clone(), list: vec![root] };
         let mut open = vec![FileId::ROOT];
-        while let Some(folder) = open.pop() {
-            for entry in view.children(&files.get(folder).entry)? {
-                let is_link = entry.metadata().is_symlink();
-                let target = if is_link { Some(view.read_link(&entry)?) } else { None };
-                let id = FileId(u32::try_from(files.list.len()).expect("fewer than 2^32 paths"));
-                if entry.metadata().is_directory() {
-                    open.push(id);
+        // All folders of one depth side by side.
+        while !open.is_empty() {
+            let found: Vec<Vec<(Entry, Option<PathBuf>)>> = open
+                .par_iter()
+                .map(|folder| children(view, &files.get(*folder).entry))
+                .collect::<Result<_, ViewError>>()?;
+            let mut next = Vec::new();
+            for (folder, found) in open.into_iter().zip(found) {
+                for (entry, target) in found {
+                    let id = u32::try_from(files.list.len()).expect("fewer than 2^32 paths");
+                    let id = FileId(id);
+                    if entry.metadata().is_directory() {
+                        next.push(id);
+                    }
+                    let file = File { entry, target, parent: folder, children: Vec::new() };
+                    files.list.push(file);
+                    files.list[folder.index()].children.push(id);
                 }
-                let file = File { entry, target, parent: folder, children: Vec::new() };
-                files.list.push(file);
-                files.list[folder.index()].children.push(id);
             }
+            open = next;
         }
         Ok(files)
     }
@@ -189,33 +200,36 @@ impl Files {
         found
     }
 
-    /// The bytes of a regular file; `None` when it is something else.
+    /// Opens a regular file; `None` when it is something else.
+    pub(super) fn open(&self, id: FileId) -> Result<Option<fs::File>, ViewError> {
+        if self.is_file(id) { self.view.open(&self.get(id).entry).map(Some) } else { Ok(None) }
+    }
+
+    /// The bytes of a regular file; `None` when it is something else, or larger than [`WHOLE_MOST`].
     pub(super) fn read_file(&self, id: FileId) -> Result<Option<Vec<u8>>, ViewError> {
-        self.read_start(id, u64::MAX)
+        if self.size(id) > WHOLE_MOST { Ok(None) } else { self.read_start(id, WHOLE_MOST) }
     }
 
     /// The first `limit` bytes of a regular file; `None` when it is something else.
     pub(super) fn read_start(&self, id: FileId, limit: u64) -> Result<Option<Vec<u8>>, ViewError> {
-        let entry = &self.get(id).entry;
-        if !entry.metadata().is_file() {
-            return Ok(None);
-        }
-        let size = entry.metadata().size.min(limit);
+        let Some(file) = self.open(id)? else { return Ok(None) };
+        let size = self.size(id).min(limit);
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        let file = self.view.open(entry)?;
         let read = file.take(limit).read_to_end(&mut bytes);
-        read.map_err(|source| ViewError::Io { path: entry.absolute_path(), source })?;
+        read.map_err(|source| self.unreadable(id, source))?;
         Ok(Some(bytes))
     }
 
+    /// That reading `id` failed.
+    pub(super) fn unreadable(&self, id: FileId, source: io::Error) -> ViewError {
+        ViewError::Io { path: self.path(id), source }
+    }
+
     /// The text of the file at `path`, links followed; `None` when there is none, or one larger
-    /// than any database of packages: a hole of gigabytes costs whoever made the image nothing.
+    /// than [`WHOLE_MOST`].
     pub(super) fn read_text(&self, path: &str) -> Result<Option<String>, ViewError> {
         let Some(id) = self.resolve(Path::new(path)).file else { return Ok(None) };
-        if self.get(id).entry.metadata().size > TEXT_MOST {
-            return Ok(None);
-        }
-        let bytes = self.read_start(id, TEXT_MOST)?;
+        let bytes = self.read_file(id)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
@@ -229,6 +243,16 @@ impl Files {
         }
         all
     }
+}
+
+/// What is in `folder`, sorted by name, and where its links lead.
+fn children(view: &View, folder: &Entry) -> Result<Vec<(Entry, Option<PathBuf>)>, ViewError> {
+    let with_target = |entry: Entry| {
+        let is_link = entry.metadata().is_symlink();
+        let target = if is_link { Some(view.read_link(&entry)?) } else { None };
+        Ok((entry, target))
+    };
+    view.children(folder)?.into_iter().map(with_target).collect()
 }
 
 fn components(path: &Path) -> Vec<OsString> {
@@ -285,6 +309,19 @@ pub(super) mod tests {
         pub(in crate::ops::slim) fn files(&self) -> Files {
             Files::read(&View::layers(vec![self.folder.path().to_owned()])).unwrap()
         }
+    }
+
+    #[test]
+    fn a_hole_is_not_read_whole() {
+        let tree = TestTree::new(&[("text", "text")]);
+        let hole = fs_err::File::create(tree.folder.path().join("hole")).unwrap();
+        hole.set_len(100 << 30).unwrap();
+        let files = tree.files();
+        let id = |path: &str| files.lookup(Path::new(path)).file.unwrap();
+        assert_eq!(files.read_file(id("text")).unwrap().as_deref(), Some(&b"text"[..]));
+        assert_eq!(files.read_file(id("hole")).unwrap(), None);
+        assert_eq!(files.read_text("/hole").unwrap(), None);
+        assert_eq!(files.read_start(id("hole"), 3).unwrap().as_deref(), Some(&[0; 3][..]));
     }
 
     #[test]

@@ -178,6 +178,7 @@ mod tests {
             imports: BTreeSet::new(),
             library_names: BTreeSet::new(),
             paths: BTreeSet::new(),
+            is_cut: false,
         };
         let mut find = |name: &str| libraries.find(program, &elf, name).unwrap();
         let found = find("liba.so.1").unwrap();

@@ -6,6 +6,8 @@
 //! owns it. All else is the user's: what COPY, pip, npm and make brought, and settings that were
 //! changed.
 
+use std::io::{self, Read as _};
+
 use md5::{Digest as _, Md5};
 use rayon::prelude::*;
 use rbuild_cache::pattern::glob_match;
@@ -33,6 +35,11 @@ pub(super) enum Origin {
 pub(super) struct Partition {
     origins: Vec<Origin>,
 }
+
+/// The most bytes of a file of a package that is compared with its digest.
+const PACKAGED_MOST: u64 = 4 << 30;
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
 
 // Paths and patterns below are relative to the root and sorted.
 
@@ -227,10 +234,7 @@ impl Partition {
             .collect();
         let changed: Vec<Option<FileId>> = sums
             .par_iter()
-            .map(|(id, Sum::Md5(sum))| {
-                let bytes = files.read_file(*id)?.unwrap_or_default();
-                Ok((Md5::digest(bytes)[..] != sum[..]).then_some(*id))
-            })
+            .map(|(id, Sum::Md5(sum))| Ok((md5(files, *id)? != Some(*sum)).then_some(*id)))
             .collect::<Result<_, ViewError>>()?;
         for id in changed.into_iter().flatten() {
             self.origins[id.index()] = Origin::User;
@@ -255,6 +259,23 @@ impl Partition {
                     self.origins[cache.index()] = Origin::Junk;
                 }
             }
+        }
+    }
+}
+
+/// The digest of a file; `None` of one that no package brings: it counts as changed.
+fn md5(files: &Files, id: FileId) -> Result<Option<[u8; 16]>, ViewError> {
+    let Some(mut file) = files.open(id)?.filter(|_| files.size(id) <= PACKAGED_MOST) else {
+        return Ok(None);
+    };
+    let mut hasher = Md5::new();
+    let mut buffer = vec![0; usize::try_from(files.size(id)).unwrap_or(0).clamp(1, BUFFER)];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Some(hasher.finalize().into())),
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(files.unreadable(id, error)),
         }
     }
 }
