@@ -182,44 +182,50 @@ impl<'a> Session<'a> {
             StageSize::of(name, tree, &self.state)
         });
         let sizes = sizes.chain(of_images).collect();
-        let provenance =
-            lowered.iter().map(|(_, one)| self.provenance(&graph, one, &dockerfile.source, &roots));
-        let provenance = provenance.collect::<Result<Vec<_>, _>>()?;
-        let image = |(platform, lowered): &(Platform, Lowered), tree: &Tree| BuiltImage {
-            platform: platform.clone(),
-            config: lowered.config.clone(),
-            base: lowered.base.clone(),
-            epoch: lowered.epoch,
-            tree: tree.clone(),
-            inline: inline.clone(),
-            provenance: None,
+        let image = |(platform, lowered): &(Platform, Lowered), tree: &Tree, made_by: VertexId| {
+            let source = &dockerfile.source;
+            let provenance = self.provenance(&graph, lowered, made_by, source, &roots)?;
+            Ok::<_, BuildError>(BuiltImage {
+                platform: platform.clone(),
+                config: lowered.config.clone(),
+                base: lowered.base.clone(),
+                epoch: lowered.epoch,
+                tree: tree.clone(),
+                inline: inline.clone(),
+                provenance,
+                annotations: BTreeMap::new(),
+            })
         };
+        let images = lowered.iter().enumerate().map(|(position, one)| {
+            // What does not work slim is what it was.
+            let slim = slim(&slims[position]).filter(|_| trees[position] != full[position]);
+            image(one, &trees[position], slim.unwrap_or(one.1.target))
+        });
         let mut built = Built {
-            images: lowered.iter().zip(&trees).map(|(one, tree)| image(one, tree)).collect(),
+            images: images.collect::<Result<_, _>>()?,
             warnings,
             sizes,
             slim: Vec::new(),
             full: Vec::new(),
         };
-        for (image, provenance) in built.images.iter_mut().zip(provenance) {
-            image.provenance = provenance;
-        }
         for (position, target) in slims.iter().enumerate() {
             let Some(target) = target else { continue };
             let (request, of_platform) = (&self.request.slim, &mut built.images[position]);
             let result = slim::finish(request, &self.state, target, &full[position], of_platform)?;
             built.warnings.extend(slim::warnings(&result));
             built.slim.push(result);
-            built.full.push(image(&lowered[position], &full[position]));
+            let (one, full) = (&lowered[position], &full[position]);
+            built.full.push(image(one, full, one.1.target)?);
         }
         Ok(built)
     }
 
-    /// How one image was built, if that is asked for.
+    /// How one image, which `target` made, was built, if that is asked for.
     fn provenance(
         &self,
         graph: &Graph,
         lowered: &Lowered,
+        target: VertexId,
         dockerfile: &Source,
         images: &BTreeMap<Digest, Digest>,
     ) -> Result<Option<Provenance>, BuildError> {
@@ -227,7 +233,7 @@ impl<'a> Session<'a> {
         let build = provenance::Subject {
             request: self.request,
             graph,
-            target: lowered.target,
+            target,
             dockerfile,
             images,
             epoch: lowered.epoch,

@@ -65,6 +65,8 @@ pub struct BuiltImage {
     pub provenance: Option<Provenance>,
     /// What its config says of the steps that made its layers (`--cache-to type=inline`).
     pub inline: Option<Arc<InlineKeys>>,
+    /// What its manifest says of it, where manifests can. What the user says counts more.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What is said of a layer besides its blob.
@@ -335,12 +337,14 @@ async fn write_one(
         (MediaType::OciManifest, MediaType::OciConfig)
     };
     let config_descriptor = Descriptor::of(types.1, &config);
+    let own = if options.docker_types { BTreeMap::new() } else { built.annotations.clone() };
+    let given = annotated(options, AnnotationSubject::Manifest, Some(&built.platform));
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(types.0.clone()),
         config: config_descriptor.clone(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
-        annotations: annotated(options, AnnotationSubject::Manifest, Some(&built.platform)),
+        annotations: own.into_iter().chain(given).collect(),
     };
     let manifest = manifest_bytes(&manifest);
     let state = images.state();
@@ -859,6 +863,7 @@ mod tests {
             epoch: None,
             tree: steps.iter().cloned().fold(Tree::default(), Tree::with),
             inline: None,
+            annotations: BTreeMap::new(),
             provenance: None,
         }
     }

@@ -113,6 +113,9 @@ impl Provenance {
             target = steps.target;
         }
         internal.insert("builderPlatform".into(), Platform::host().to_string().into());
+        if let Op::Slim(slim) = &build.graph.vertex(build.target).op {
+            internal.insert("slim".into(), steps::slim(slim));
+        }
         definition.insert("internalParameters".into(), internal.into());
 
         let networked = ops().any(|op| match op {

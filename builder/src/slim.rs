@@ -177,7 +177,7 @@ pub(crate) fn finish(
     let report = report.ok_or_else(|| {
         BuildError::fault(&std::io::Error::other("the report of what was slimmed is gone"))
     })?;
-    if let Outcome::Full { reason } = &report.outcome
+    if let Outcome::Full { reason, .. } = &report.outcome
         && (request.strict || report.mode == SlimMode::Trace)
     {
         return Err(failed(
@@ -217,7 +217,7 @@ fn failed(message: String, hint: &str) -> BuildError {
     BuildError::new(ErrorKind::Failed, problem)
 }
 
-/// Labels and history of an image that was slimmed, and its user.
+/// Labels, annotations and history of an image that was slimmed, and its user.
 fn describe(report: &SlimReport, target: &SlimTarget, image: &mut BuiltImage) {
     let mode = match report.mode {
         SlimMode::Auto => "auto",
@@ -232,7 +232,9 @@ fn describe(report: &SlimReport, target: &SlimTarget, image: &mut BuiltImage) {
         ("bytes", format!("{}/{}", report.slim.bytes, report.full.bytes)),
     ];
     for (name, value) in labels {
-        image.config.config.labels.insert(format!("dev.rbuild.slim.{name}"), value);
+        let name = format!("dev.rbuild.slim.{name}");
+        image.annotations.insert(name.clone(), value.clone());
+        image.config.config.labels.insert(name, value);
     }
     if target.nonroot {
         image.config.config.user = "65532:65532".into();
@@ -260,10 +262,13 @@ pub(crate) fn warnings(result: &SlimResult) -> Vec<Problem> {
         ..Problem::default()
     };
     let mut warnings = Vec::new();
-    if let Outcome::Full { reason } = &report.outcome {
+    if let Outcome::Full { reason, .. } = &report.outcome {
         warnings.push(warning(
             format!("THE IMAGE IS NOT SLIM: the full image was exported, since {reason}"),
-            Some("`--slim-report FILE` shows what differed; `--slim-strict` makes this an error"),
+            Some(
+                "`--slim-report FILE` shows what differed; `--slim-strict` makes this an error; \
+                 `--no-cache` has it compared again",
+            ),
         ));
     }
     warnings.extend(report.notes.iter().map(|note| warning(note.clone(), None)));

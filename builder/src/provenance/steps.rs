@@ -8,7 +8,7 @@ use rbuild_cache::oci::{ImageRef, Platform};
 use rbuild_frontend::source::Source;
 use rbuild_solver::graph::{
     CacheSharing, CopyAction, CopySource, FileAction, FileOp, GitOp, Graph, ModeChange, Mount,
-    MountSource, Name, NetworkMode, Op, Owner, RunOp, SecurityMode, VertexId,
+    MountSource, Name, NetworkMode, Op, Owner, RunOp, SecurityMode, SlimOp, VertexId,
 };
 use serde_json::{Map, Value, json};
 
@@ -157,7 +157,7 @@ fn op(op: &Op, inputs: &Inputs) -> Value {
         Op::Run(run) => (json!({ "exec": exec(run, inputs) }), Some(&run.platform)),
         Op::File(file) => (json!({ "file": { "actions": actions(file, inputs) } }), None),
         // BuildKit has no word for it.
-        Op::Slim(_) => (json!({ "slim": {} }), None),
+        Op::Slim(op) => (json!({ "slim": slim(op) }), Some(&op.platform)),
         Op::Merge => {
             let inputs = inputs.places.iter().filter(|place| **place >= 0);
             let inputs: Vec<Value> = inputs.map(|place| json!({ "input": place })).collect();
@@ -169,6 +169,20 @@ fn op(op: &Op, inputs: &Inputs) -> Value {
         step["platform"] = platform_object(platform);
     }
     step
+}
+
+/// How an image was slimmed. What it runs, its config says.
+pub(super) fn slim(op: &SlimOp) -> Value {
+    let SlimOp { rules, mode, probe, probe_timeout, keep, drop, base, .. } = op;
+    json!({
+        "rules": rules,
+        "mode": mode,
+        "probe": probe,
+        "probeTimeout": probe_timeout,
+        "keep": keep,
+        "drop": drop,
+        "base": base,
+    })
 }
 
 fn platform_object(platform: &Platform) -> Value {

@@ -436,7 +436,7 @@ pub struct SlimOp {
 
 impl SlimOp {
     /// Changes whenever the rules by which files are kept do: results of others are not found then.
-    pub const RULES: u32 = 1;
+    pub const RULES: u32 = 2;
 }
 
 /// `--slim`

@@ -11,7 +11,8 @@
 //!    files (`charset`, `locale`, `certificates`, …), whole runtimes (`python`, `java`, …).
 //! 4. `base`, `licenses` and `metadata` add what every image has, what has to be handed on, and what
 //!    scanners read.
-//! 5. `layers` writes the result; `report` says why.
+//! 5. `layers` writes the result; `report` says why, and is kept as a third layer: it is found,
+//!    shared and pruned with the result.
 //!
 //! With `--slim=auto` and `--slim=trace` the image is run as well, full and slim, and asked (`probe`,
 //! `compare`, `verify`).
@@ -55,7 +56,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::digest::{CacheKey, Digest, TreeDigest};
-use rbuild_cache::index::{CacheRecord, IndexError};
 use rbuild_cache::oci::Platform;
 use rbuild_cache::pattern::PatternError;
 use rbuild_cache::snapshot::{Snapshot, SnapshotError};
@@ -73,11 +73,11 @@ use self::partition::Partition;
 use self::report::SlimReport;
 use crate::error::Cause;
 use crate::graph::{SlimMode, SlimOp};
-use crate::key;
+use crate::key::{self, InputDigest};
 use crate::ops::{Work, Worker, blocking, tree};
 use crate::progress::EventKind;
 use crate::single_flight;
-use crate::tree::{Output, Tree};
+use crate::tree::{Output, Tree, TreeLayer};
 
 /// Says why a tree could not be slimmed.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +131,6 @@ pub enum SlimError {
     /// The result could not be kept.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The report could not be kept.
-    #[error(transparent)]
-    Index(#[from] IndexError),
 }
 
 impl SlimError {
@@ -159,8 +156,7 @@ impl SlimError {
             | Self::Pattern(_)
             | Self::View(_)
             | Self::Io { .. }
-            | Self::Snapshot(_)
-            | Self::Index(_) => None,
+            | Self::Snapshot(_) => None,
         }
     }
 }
@@ -224,6 +220,7 @@ impl Subject {
         Ok(Slimmed { runtime: runtime?, application: application?, report })
     }
 
+    /// Decides what is kept, and what is written besides.
     fn select(&self, op: &SlimOp, observed: &Observed) -> Result<(Kept, Vec<Made>), SlimError> {
         let Self { files, packages, partition, .. } = self;
         let mut closure = Closure::new(files, packages, partition, op)?;
@@ -288,16 +285,18 @@ impl Worker {
         mut inputs: Vec<Output>,
     ) -> Result<Tree, Cause> {
         let full = tree(inputs.remove(0))?;
+        let digests = [InputDigest::Tree(full.digest())];
         let key = key::definition(&work.vertex.op, &[full.digest()]);
-        if let Some(known) = self.known_slim(work, &key)? {
+        if let Some(known) = self.known_slim(work, &key, &full).await? {
             Self::hit(work);
             return Ok(known);
         }
         let _flight = single_flight::lock(self.surroundings.state.locks(), &key).await?;
-        if let Some(known) = self.known_slim(work, &key)? {
+        if let Some(known) = self.known_slim(work, &key, &full).await? {
             Self::hit(work);
             return Ok(known);
         }
+        self.miss(work, &part_keys(&key), &digests, None);
         let view = self.view(&full, &work.task).await?;
         let from = full.digest();
         let (state, slim_op) = (self.surroundings.state.clone(), op.clone());
@@ -315,64 +314,72 @@ impl Worker {
         for note in &slimmed.report.notes {
             work.task.tell(EventKind::Warning { message: note.clone() });
         }
-        if slimmed.report.outcome != report::Outcome::Slim {
-            // What did not pass is tried again by the next build.
-            let (state, report) = (self.surroundings.state.clone(), slimmed.report.clone());
-            blocking(move || report.save(&state, &key.0).map_err(Cause::state)).await?;
-            return Ok(full);
-        }
-        self.record_slim(work, key, &slimmed).await?;
-        Ok(Tree::default().with(slimmed.runtime).with(slimmed.application))
+        self.record_slim(work, &key, full, slimmed, &digests).await
     }
 
-    /// The result under `key`; there is none if a layer of it or its report is gone. Others are not
-    /// asked: their results come without a report.
-    fn known_slim(&self, work: &Work<'_>, key: &CacheKey) -> Result<Option<Tree>, Cause> {
-        if work.vertex.ignore_cache {
-            return Ok(None);
-        }
-        let state = &self.surroundings.state;
-        if SlimReport::load(state, &key.0).map_err(Cause::state)?.is_none() {
-            return Ok(None);
-        }
-        let mut known = Tree::default();
-        for key in part_keys(key) {
-            let record = state.index().lookup(&key).map_err(Cause::state)?;
-            let Some(record) = record else { return Ok(None) };
-            let snapshot = state.snapshots().get(&record.snapshot).map_err(Cause::state)?;
-            let Some(snapshot) = snapshot else { return Ok(None) };
-            known = known.with(snapshot);
-        }
-        Ok(Some(known))
+    /// The result under `key` for the tree `full`; there is none if a layer of it or its report is
+    /// gone.
+    async fn known_slim(
+        &self,
+        work: &Work<'_>,
+        key: &CacheKey,
+        full: &Tree,
+    ) -> Result<Option<Tree>, Cause> {
+        let [report_key, runtime_key, application_key] = part_keys(key);
+        let Some(layer) = self.known(work, &report_key).await? else { return Ok(None) };
+        // What others say of their result is only a result if it can be read.
+        let of_report = Tree::default().with_layer(layer.clone());
+        let ids = self.realize(&of_report, &work.task).await?;
+        let state = self.surroundings.state.clone();
+        let report = blocking(move || SlimReport::read(&state, &ids).map_err(Cause::state)).await?;
+        let result = match report.map(|report| report.outcome) {
+            None | Some(report::Outcome::Full { late: true, .. }) => return Ok(None),
+            Some(report::Outcome::Full { .. }) => full.clone(),
+            Some(report::Outcome::Slim) => {
+                let runtime = self.known(work, &runtime_key).await?;
+                let application = self.known(work, &application_key).await?;
+                let Some((runtime, application)) = runtime.zip(application) else {
+                    return Ok(None);
+                };
+                let below = self.came_to(vec![runtime_key], Tree::default(), runtime);
+                self.came_to(vec![application_key], below, application)
+            }
+        };
+        self.came_to(vec![report_key], Tree::default(), layer);
+        Ok(Some(result))
     }
 
+    /// Writes down what `full` was slimmed to, and returns the result: itself, when what came of it
+    /// does not work.
     async fn record_slim(
         &self,
         work: &Work<'_>,
-        key: CacheKey,
-        slimmed: &Slimmed,
-    ) -> Result<(), Cause> {
-        let [runtime, application] = part_keys(&key);
-        let record = |snapshot: &Snapshot, what: &str| CacheRecord {
-            snapshot: snapshot.id.clone(),
-            content: snapshot.content,
-            description: format!("rbuild --slim: {what}"),
-            evidence: serde_json::json!({ "op": work.vertex.op, "from": slimmed.report.from }),
-            created: self.surroundings.now,
-        };
-        let records = [
-            (runtime, record(&slimmed.runtime, "runtime")),
-            (application, record(&slimmed.application, "application")),
-        ];
-        let (state, report) = (self.surroundings.state.clone(), slimmed.report.clone());
-        blocking(move || {
-            report.save(&state, &key.0).map_err(Cause::state)?;
-            for (key, record) in records {
-                state.index().insert(&[key], &record).map_err(Cause::state)?;
+        key: &CacheKey,
+        full: Tree,
+        slimmed: Slimmed,
+        digests: &[InputDigest],
+    ) -> Result<Tree, Cause> {
+        let Slimmed { runtime, application, report } = slimmed;
+        let [report_key, runtime_key, application_key] = part_keys(key);
+        let mut result = full;
+        if report.outcome == report::Outcome::Slim {
+            result = Tree::default();
+            for (key, layer) in [(runtime_key, runtime), (application_key, application)] {
+                let layer = TreeLayer::Snapshot(layer);
+                self.record(work, vec![key], &layer, digests).await?;
+                result = self.came_to(vec![key], result, layer);
             }
-            Ok(())
-        })
-        .await
+        }
+        // The report comes last: with it the result is there.
+        let is_final = !matches!(report.outcome, report::Outcome::Full { late: true, .. });
+        let state = self.surroundings.state.clone();
+        let layer = blocking(move || report.commit(&state).map_err(Cause::state)).await?;
+        let layer = TreeLayer::Snapshot(layer);
+        self.record(work, vec![report_key], &layer, digests).await?;
+        if is_final {
+            self.came_to(vec![report_key], Tree::default(), layer);
+        }
+        Ok(result)
     }
 }
 
@@ -383,9 +390,9 @@ fn can_run(op: &SlimOp) -> bool {
     op.mode != SlimMode::Closure && is_ours
 }
 
-/// The keys of the two layers of the result under `key`.
-fn part_keys(key: &CacheKey) -> [CacheKey; 2] {
-    [key::part(key, "runtime"), key::part(key, "application")]
+/// The keys of what the result under `key` consists of: report, runtime, application.
+fn part_keys(key: &CacheKey) -> [CacheKey; 3] {
+    [report::key(key), key::part(key, "runtime"), key::part(key, "application")]
 }
 
 /// What the report of `op` over the tree `from` is called.

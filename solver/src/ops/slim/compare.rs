@@ -24,7 +24,7 @@ pub(super) fn steps(full: &ProbeRun, again: &ProbeRun, slim: &ProbeRun) -> Vec<V
             slim: if slim.steps.len() > position {
                 shown(&of_slim)
             } else {
-                slim.failed.clone().unwrap_or_default()
+                slim.failed.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default()
             },
             same: slim.steps.len() > position && is_same(of_full, &of_again, &of_slim),
         }

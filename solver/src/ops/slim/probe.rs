@@ -37,11 +37,32 @@ pub(super) struct ProbeRun {
     /// What was asked, and the answers.
     pub(super) steps: Vec<(String, String)>,
     /// Why there is no answer.
-    pub(super) failed: Option<String>,
+    pub(super) failed: Option<Failure>,
     /// What the program wrote to its standard error.
     pub(super) errors: String,
     /// The paths that it asked for.
     pub(super) asked: Vec<AskedPath>,
+}
+
+/// Why a program did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What happened.
+    pub(super) reason: String,
+    /// With more time it might have.
+    pub(super) late: bool,
+}
+
+impl ProbeRun {
+    /// There is no answer, and will be none.
+    fn failed(reason: String) -> Self {
+        Self { failed: Some(Failure { reason, late: false }), ..Self::default() }
+    }
+
+    /// There is no answer yet.
+    fn late(reason: String) -> Self {
+        Self { failed: Some(Failure { reason, late: true }), ..Self::default() }
+    }
 }
 
 /// What the program wrote so far: standard output and standard error.
@@ -187,7 +208,7 @@ async fn ask_while(
             deadline.over.store(true, Ordering::Relaxed);
             let mut run = asking.await?;
             let failure = format!("the program ended while it was asked: {}", ended(status?));
-            run.failed = Some(failure);
+            run.failed = Some(Failure { reason: failure, late: false });
             Ok(run)
         }
     }
@@ -219,13 +240,12 @@ fn in_network(
     deadline: &Deadline,
     work: impl FnOnce(&Deadline) -> ProbeRun + Send,
 ) -> ProbeRun {
-    let failed = |reason: String| ProbeRun { failed: Some(reason), ..ProbeRun::default() };
     let network = loop {
         if let Some(network) = network_of(mark) {
             break network;
         }
         if deadline.left().is_none() {
-            return failed("the program did not start in time".into());
+            return ProbeRun::late("the program did not start in time".into());
         }
         std::thread::sleep(PAUSE);
     };
@@ -238,10 +258,11 @@ fn in_network(
             );
             match entered {
                 Ok(()) => work(deadline),
-                Err(error) => failed(format!("cannot enter its network: {error}")),
+                Err(error) => ProbeRun::failed(format!("cannot enter its network: {error}")),
             }
         });
-        thread.join().unwrap_or_else(|_| failed("the thread that asked it panicked".into()))
+        let panicked = || ProbeRun::failed("the thread that asked it panicked".into());
+        thread.join().unwrap_or_else(|_| panicked())
     })
 }
 
@@ -266,7 +287,9 @@ fn get_all(port: u16, paths: &[String], deadline: &Deadline) -> ProbeRun {
         match get(port, path, deadline) {
             Ok(answer) => run.steps.push((name, answer)),
             Err(error) => {
-                run.failed = Some(format!("{name} on port {port}: {error}"));
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                let reason = format!("{name} on port {port}: {error}");
+                run.failed = Some(Failure { reason, late });
                 break;
             }
         }
@@ -309,22 +332,24 @@ fn get(port: u16, path: &str, deadline: &Deadline) -> io::Result<String> {
 /// Runs a command until it succeeds; called in the network where it is to run.
 fn run_until_well(process: &ProcessSpec, stubs: &Path, deadline: &Deadline) -> ProbeRun {
     let name = process.args.join(" ");
-    let failed = |reason: String| ProbeRun { failed: Some(reason), ..ProbeRun::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return failed(format!("cannot run `{name}`: {error}")),
+        Err(error) => return ProbeRun::failed(format!("cannot run `{name}`: {error}")),
     };
     runtime.block_on(async {
         // What this sandbox starts is in the network of this thread.
         let sandbox = Namespaces::new(stubs.to_owned());
         let mut last = "it was not run".to_owned();
+        let mut tries = 0;
         while let Some(left) = deadline.left() {
             let written: Written = Arc::default();
             let running = sandbox.run(process.clone(), sink(&written));
             match tokio::time::timeout(left, running).await {
                 Err(_) => last = "it hangs".into(),
-                Ok(Err(error)) => return failed(format!("cannot run `{name}`: {error}")),
+                Ok(Err(error)) => {
+                    return ProbeRun::failed(format!("cannot run `{name}`: {error}"));
+                }
                 Ok(Ok(status)) => {
                     let [output, _] = &*written.lock().unwrap_or_else(PoisonError::into_inner);
                     let answer = format!("{}\n{}", ended(status), String::from_utf8_lossy(output));
@@ -332,10 +357,13 @@ fn run_until_well(process: &ProcessSpec, stubs: &Path, deadline: &Deadline) -> P
                         return ProbeRun { steps: vec![(name, answer)], ..ProbeRun::default() };
                     }
                     last = ended(status);
+                    tries += 1;
                     std::thread::sleep(PAUSE);
                 }
             }
         }
-        failed(format!("`{name}` did not succeed in time: {last}"))
+        // A command that fails until the time is over has said so often enough.
+        let reason = format!("`{name}` did not succeed in time: {last}");
+        if tries > 0 { ProbeRun::failed(reason) } else { ProbeRun::late(reason) }
     })
 }

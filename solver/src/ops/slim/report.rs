@@ -1,12 +1,15 @@
-//! What was kept, what was not, and why: kept beside the result, shown as a table or as JSON, asked
-//! by `rbuild slim why`.
+//! What was kept, what was not, and why: a layer beside those of the result, shown as a table or as
+//! JSON, asked by `rbuild slim why`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Read as _};
 use std::path::Path;
 
-use rbuild_cache::digest::{Digest, TreeDigest};
+use rbuild_cache::digest::{CacheKey, Digest, TreeDigest};
 use rbuild_cache::index::IndexError;
+use rbuild_cache::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use rbuild_cache::state::StateFolder;
+use rbuild_cache::view::{View, ViewError};
 use serde::{Deserialize, Serialize};
 
 use super::closure::Kept;
@@ -19,9 +22,11 @@ use super::shebang;
 use crate::graph::{Op, SlimMode, SlimOp};
 
 /// The version of the report's form.
-const VERSION: u32 = 1;
-/// The kind under which reports are remembered.
-const MEMO: &str = "slim report";
+const VERSION: u32 = 2;
+/// What a report is called in its layer.
+const FILE: &str = "report.json";
+/// The most bytes of a report that are read; that of 100,000 files has a tenth of it.
+const LONGEST: u64 = 256 << 20;
 /// How deep the folders are that the report counts for.
 const FOLDER_DEPTH: usize = 2;
 
@@ -80,6 +85,9 @@ pub enum Outcome {
     Full {
         /// Why.
         reason: String,
+        /// It may be for want of time: the next build tries again.
+        #[serde(default)]
+        late: bool,
     },
 }
 
@@ -324,18 +332,61 @@ impl SlimReport {
         self.dropped.iter().find(is_meant).map_or(Answer::Unknown, Answer::Dropped)
     }
 
-    /// Remembers the report of what `op` came to.
-    pub(super) fn save(&self, state: &StateFolder, name: &Digest) -> Result<(), IndexError> {
+    /// Keeps the report as a layer.
+    pub(super) fn commit(&self, state: &StateFolder) -> Result<Snapshot, ReportError> {
+        let draft = state.snapshots().draft()?;
         let bytes = serde_json::to_vec(self).expect("reports have string keys only");
-        state.index().remember(MEMO, name.as_bytes(), &bytes)
+        fs_err::write(draft.folder().join(FILE), bytes)?;
+        Ok(state.snapshots().commit(&SnapshotId::random(), draft)?)
+    }
+
+    /// The report in the layer `ids`; none in one of another version.
+    pub(super) fn read(
+        state: &StateFolder,
+        ids: &[SnapshotId],
+    ) -> Result<Option<Self>, ReportError> {
+        let view = View::layers(state.snapshots().lower(ids)?);
+        let Some(entry) = view.child(&view.root()?, FILE.as_ref())? else { return Ok(None) };
+        if !entry.metadata().is_file() || entry.metadata().size > LONGEST {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        view.open(&entry)?.take(LONGEST).read_to_end(&mut bytes)?;
+        let report = serde_json::from_slice::<Self>(&bytes).ok();
+        Ok(report.filter(|report| report.version == VERSION))
     }
 
     /// The report called `name`, if it is there.
-    pub fn load(state: &StateFolder, name: &Digest) -> Result<Option<Self>, IndexError> {
-        let bytes = state.index().recall(MEMO, name.as_bytes())?;
-        let report = bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        Ok(report.filter(|report| report.version == VERSION))
+    pub fn load(state: &StateFolder, name: &Digest) -> Result<Option<Self>, ReportError> {
+        let record = state.index().lookup(&key(&CacheKey(*name)))?;
+        let Some(record) = record else { return Ok(None) };
+        if state.snapshots().get(&record.snapshot)?.is_none() {
+            return Ok(None);
+        }
+        Self::read(state, &[record.snapshot])
     }
+}
+
+/// Says why a report could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The index could not be asked.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Its layer could not be kept or found.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Its layer could not be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// It could not be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The key of the report on the result under `result`.
+pub(super) fn key(result: &CacheKey) -> CacheKey {
+    crate::key::part(result, "report")
 }
 
 /// What the report of `op` over a tree is called.

@@ -37,11 +37,12 @@ impl Worker {
     ) -> Result<Slimmed, Cause> {
         let subject = Arc::new(subject);
         // A command that is no program is said to be so, not that it does not answer.
-        self.slim_once(op, &subject, &Observed::default()).await?;
+        let (looked_at, of_op) = (Arc::clone(&subject), op.clone());
+        blocking(move || Ok(looked_at.select(&of_op, &Observed::default()).map(drop)?)).await?;
         let first = self.probe(work, op, full, full).await?;
         let again = self.probe(work, op, full, full).await?;
-        if let Some(reason) = first.failed.clone().or(again.failed.clone()) {
-            return Err(SlimError::ProbeFails { reason }.into());
+        if let Some(failure) = first.failed.clone().or(again.failed.clone()) {
+            return Err(SlimError::ProbeFails { reason: failure.reason }.into());
         }
         let mut observed = Observed::default();
         for run in [&first, &again] {
@@ -141,7 +142,7 @@ fn judge(
     let steps = compare::steps(first, again, run);
     let complaints = compare::complaints(first, again, run);
     let reason = match (&run.failed, steps.iter().find(|step| !step.same)) {
-        (Some(reason), _) => Some(reason.clone()),
+        (Some(failure), _) => Some(failure.reason.clone()),
         (None, Some(step)) => {
             Some(format!("`{}` answers `{}` instead of `{}`", step.name, step.slim, step.full))
         }
@@ -155,7 +156,8 @@ fn judge(
         steps,
     });
     if let Some(reason) = reason {
-        slimmed.report.outcome = Outcome::Full { reason };
+        let late = run.failed.as_ref().is_some_and(|failure| failure.late);
+        slimmed.report.outcome = Outcome::Full { reason, late };
     }
 }
 
