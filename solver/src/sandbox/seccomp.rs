@@ -39,7 +39,7 @@ const ARGUMENT: u32 = 8;
 /// `PR_SET_TIMERSLACK`, which marks processes where owners are remembered.
 const SET_TIMER_SLACK: u32 = 29;
 /// The bits of `open`'s flags that make a file: `O_CREAT` and `__O_TMPFILE`.
-const CREATING: u32 = 0o20_000_100;
+pub(super) const CREATING: u32 = 0o20_000_100;
 
 /// What a filter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub enum Profile {
     Docker,
     /// Docker's default, and rbuild is asked about owners and users ([`Call`]).
     DockerAsking,
+    /// That, and rbuild is told of calls that look for files ([`Watched`]).
+    DockerAskingWatching,
     /// Everything is allowed, but rbuild is asked about owners and users.
     Asking,
     /// Everything is allowed, but rbuild is told of calls that look for files ([`Watched`]).
@@ -61,17 +63,16 @@ pub fn filter(profile: Profile) -> Vec<sock_filter> {
     filter_for(profile, native, other)
 }
 
-/// The calls that [`Profile::DockerAsking`] asks about, by architecture (`AUDIT_ARCH_*`) and number:
-/// looked up for every question.
+/// Calls that rbuild hears of, by architecture (`AUDIT_ARCH_*`) and number: looked up for every
+/// question.
 #[derive(Debug)]
-pub struct AskedCalls([(u32, Vec<Option<Call>>); 2]);
+pub struct CallTable<C>([(u32, Vec<Option<C>>); 2]);
 
-impl AskedCalls {
-    /// Those of the architecture that rbuild was compiled for, and of the 32-bit one beside it.
-    pub fn of_this_machine() -> Self {
+impl<C: Copy> CallTable<C> {
+    fn new<I: Iterator<Item = (u32, C)>>(calls_of: impl Fn(Numbers) -> I) -> Self {
         Self(ARCHITECTURES.map(|(architecture, numbers)| {
             let mut calls = Vec::new();
-            for (number, call) in asked::asked(numbers) {
+            for (number, call) in calls_of(numbers) {
                 let place = number as usize;
                 calls.resize(calls.len().max(place + 1), None);
                 calls[place] = Some(call);
@@ -81,17 +82,25 @@ impl AskedCalls {
     }
 
     /// The call with this number.
-    pub fn get(&self, architecture: u32, number: u32) -> Option<Call> {
+    pub fn get(&self, architecture: u32, number: u32) -> Option<C> {
         let (_, calls) = self.0.iter().find(|(other, _)| *other == architecture)?;
         *calls.get(number as usize)?
     }
 }
 
-/// Returns what the call with this number on this architecture looks for, if
-/// [`Profile::Watching`] tells of it.
-pub fn watched_call(architecture: u32, number: u32) -> Option<Watched> {
-    let (_, numbers) = ARCHITECTURES.into_iter().find(|(other, _)| *other == architecture)?;
-    watched::watched(numbers).find(|(other, _)| *other == number).map(|(_, call)| call)
+impl CallTable<Call> {
+    /// Those that [`Profile::DockerAsking`] asks about, on the architecture that rbuild was compiled
+    /// for, and on the 32-bit one beside it.
+    pub fn asked() -> Self {
+        Self::new(asked::asked)
+    }
+}
+
+impl CallTable<Watched> {
+    /// Those that [`Profile::Watching`] tells of, and what they look for.
+    pub fn watched() -> Self {
+        Self::new(watched::watched)
+    }
 }
 
 /// An architecture as the kernel names it (`AUDIT_ARCH_*`), and its numbers.
@@ -155,11 +164,19 @@ fn calls(profile: Profile, numbers: Numbers) -> Vec<sock_filter> {
     let mut program = vec![load(NUMBER)];
     let ranges = match profile {
         Profile::Docker => docker_ranges(&docker_rules(numbers), numbers),
-        Profile::DockerAsking => {
+        Profile::DockerAsking | Profile::DockerAskingWatching => {
             let mut rules = docker_rules(numbers);
             let asking = asking_rules(numbers);
             rules.retain(|(number, _)| asking.iter().all(|(asking, _)| asking != number));
             rules.extend(asking);
+            if profile == Profile::DockerAskingWatching {
+                // What is not allowed stays so.
+                let watched: Vec<u32> =
+                    watched::watched(numbers).map(|(number, _)| number).collect();
+                for (_, rule) in rules.iter_mut().filter(|(number, _)| watched.contains(number)) {
+                    *rule = Rule::Verdict(Verdict::Ask);
+                }
+            }
             docker_ranges(&sorted(rules), numbers)
         }
         Profile::Asking => ranges(&sorted(asking_rules(numbers)), Rule::Verdict(Verdict::Allow)),
@@ -441,7 +458,7 @@ mod tests {
 
     #[test]
     fn programs_are_short_enough() {
-        for profile in [Profile::Docker, Profile::DockerAsking, Profile::Asking] {
+        for profile in [Profile::Docker, Profile::DockerAskingWatching, Profile::Asking] {
             let x86 = filter_for(profile, (NATIVE, Numbers::X86_64), (OTHER, Numbers::X86));
             let arm = (0x4000_0028, Numbers::Arm);
             let arm = filter_for(profile, (0xc000_00b7, Numbers::Aarch64), arm);
@@ -490,9 +507,27 @@ mod tests {
     }
 
     #[test]
+    fn who_watches_hears_of_what_is_looked_for_and_allows_no_more() {
+        let check = |number, expected| {
+            let verdict = run(Profile::DockerAskingWatching, NATIVE, number, [0, 0, 0]);
+            assert_eq!(verdict, finish(expected).k, "{number}");
+        };
+        // open, openat, access, readlink; chown; read; reboot, open_by_handle_at
+        for number in [2, 257, 21, 89, 92] {
+            check(number, Verdict::Ask);
+        }
+        check(0, Verdict::Allow);
+        check(169, Verdict::NotPermitted);
+        check(304, Verdict::NotPermitted);
+        let watched = CallTable::watched();
+        assert_eq!(watched.get(NATIVE, 257).map(|call| call.opens), Some(true));
+        assert_eq!(watched.get(NATIVE, 0), None);
+    }
+
+    #[test]
     fn every_name_that_is_asked_about_exists() {
         assert_eq!(asked::asked(Numbers::X86_64).count(), 38);
-        let asked = AskedCalls::of_this_machine();
+        let asked = CallTable::asked();
         let (architecture, numbers) = ARCHITECTURES[0];
         for (number, call) in asked::asked(numbers) {
             assert_eq!(asked.get(architecture, number), Some(call));

@@ -24,6 +24,7 @@ pub(super) mod listener;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rbuild_cache::ownership::Links;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -35,9 +36,10 @@ use self::files::{Form, New};
 use self::identities::Identities;
 use self::listener::{Answer, Listener, Question};
 use super::message::{Failure, OrFail};
+use super::watch::Paths;
 use super::{procfs, syscalls};
 use crate::sandbox::Credentials;
-use crate::sandbox::seccomp::{AskedCalls, Call};
+use crate::sandbox::seccomp::{CREATING, Call, CallTable};
 
 pub(super) use self::listener::install_filter;
 pub(super) use rbuild_cache::ownership::Ownership;
@@ -53,13 +55,17 @@ pub(super) struct Keeper {
     /// A `/proc` of the pid namespace in which questions come in.
     proc: OwnedFd,
     first: Identity,
+    /// Where it is written down which paths the step asks for, if anybody wants to know.
+    paths: Option<Paths>,
 }
 
 impl Keeper {
-    /// Makes ready to answer for a step that starts as `user`.
-    pub(super) fn prepare(user: &Credentials) -> Result<Self, Failure> {
+    /// Makes ready to answer for a step that starts as `user`, and to write the paths that it asks for
+    /// into `watch`.
+    pub(super) fn prepare(user: &Credentials, watch: Option<&Path>) -> Result<Self, Failure> {
         let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
-        Ok(Self { proc, first: Identity::of(user) })
+        let paths = watch.map(Paths::prepare).transpose()?;
+        Ok(Self { proc, first: Identity::of(user), paths })
     }
 
     /// Starts the process that answers what comes in at `listener`.
@@ -69,7 +75,7 @@ impl Keeper {
             syscalls::Cloned::Child => {
                 let ended = rustix::process::fchdir(self.proc.as_fd())
                     .map_err(io::Error::from)
-                    .and_then(|()| Keeping::new(self.first.clone(), listener).answer_all());
+                    .and_then(|()| Keeping::new(self, listener).answer_all());
                 std::process::exit(i32::from(ended.is_err()))
             }
         }
@@ -94,27 +100,32 @@ pub(super) fn mark_first() -> Result<(), Failure> {
 }
 
 /// The keeper at work.
-struct Keeping {
+struct Keeping<'a> {
     listener: Listener,
-    calls: AskedCalls,
+    calls: CallTable<Call>,
+    paths: Option<&'a Paths>,
     identities: Identities,
     has_root: bool,
     /// Some process may have another root than the step's.
     roots_differ: bool,
 }
 
-impl Keeping {
-    fn new(first: Identity, listener: OwnedFd) -> Self {
+impl<'a> Keeping<'a> {
+    fn new(keeper: &'a Keeper, listener: OwnedFd) -> Self {
         let listener = Listener::new(listener);
-        let calls = AskedCalls::of_this_machine();
-        let identities = Identities::new(first);
-        Self { listener, calls, identities, has_root: false, roots_differ: false }
+        let calls = CallTable::asked();
+        let identities = Identities::new(keeper.first.clone());
+        let paths = keeper.paths.as_ref();
+        Self { listener, calls, paths, identities, has_root: false, roots_differ: false }
     }
 
     /// Answers until nobody is left to ask.
     fn answer_all(&mut self) -> io::Result<()> {
         loop {
             if let Some(question) = self.listener.receive()? {
+                if let Some(paths) = self.paths {
+                    paths.note(&question);
+                }
                 let answer = self.answer(&question);
                 self.listener.answer(&question, answer)?;
             }
@@ -209,6 +220,10 @@ impl Keeping {
             files::make(&self.listener, question, identity, &name?, &new)
         };
         let open = |name: Result<Name, Errno>, how: How| {
+            // Of the others most filters do not ask.
+            if how.flags.bits() & CREATING == 0 {
+                return Ok(Answer::Continue);
+            }
             let identity = self.identity(question);
             let How { flags, mode, resolve } = how;
             files::open(&self.listener, question, identity, &name?, flags, mode, resolve)
@@ -233,10 +248,6 @@ impl Keeping {
             Call::Openat => open(name(folder, 1, Followed), How::of(number(2), number(3))),
             Call::Openat2 => {
                 let how = How::of_memory(question)?;
-                // As the filter decides for the others.
-                if !how.flags.intersects(OFlags::CREATE | OFlags::TMPFILE) {
-                    return Ok(Answer::Continue);
-                }
                 open(name(folder, 1, Followed), how)
             }
             Call::Creat => {

@@ -132,7 +132,9 @@ fn confine(
     let bounding = capabilities::bounding(security, own.permitted);
     drop_from_bounding_set(bounding).or_fail(|| "cannot give up capabilities")?;
     if Ownership::of_this_process() == Ownership::Remembered {
-        install_asking_filter(security, filter, on_listener)?;
+        let watching = process.watch.is_some();
+        let watching = watching.then(|| seccomp::filter(Profile::DockerAskingWatching));
+        install_asking_filter(security, watching.as_deref().unwrap_or(filter), on_listener)?;
         // Whoever it believes to be, it is root to the kernel.
         let set = match security {
             SecurityMode::Sandbox => set_all(bounding, CapabilitySet::empty()),

@@ -49,10 +49,11 @@ impl Listens {
     /// Gets what is needed to hear, before there is anything to be heard.
     fn prepare(order: &Order, request: &OwnedFd) -> Result<Option<Self>, Failure> {
         match (Ownership::of_this_process(), &order.watch) {
-            (Ownership::Remembered, _) => {
+            (Ownership::Remembered, watch) => {
                 let request: Request =
                     read_from_memory(request).or_fail(|| "cannot read the step's data")?;
-                Ok(Some(Self::Keeper(Keeper::prepare(&request.process.user)?)))
+                let keeper = Keeper::prepare(&request.process.user, watch.as_deref())?;
+                Ok(Some(Self::Keeper(keeper)))
             }
             (Ownership::Set, Some(file)) => Ok(Some(Self::Watcher(Watcher::prepare(file)?))),
             (Ownership::Set, None) => Ok(None),

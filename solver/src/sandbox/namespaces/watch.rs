@@ -3,7 +3,8 @@
 //! The step has one more filter, that asks about each call with a path (`seccomp/watched.rs`). A
 //! process beside the step's supervisor reads the path from the memory of who asks, writes it into a
 //! file of rbuild's, and lets the call go on. That the memory can change meanwhile does not matter:
-//! nothing is decided by it.
+//! nothing is decided by it. A step can have one such filter only: where owners are remembered it has
+//! one already, and who answers that writes down the paths too (`ownership.rs`).
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::message::{Failure, OrFail};
 use super::ownership::listener::{Answer, Listener, Question};
 use super::{procfs, syscalls};
-use crate::sandbox::seccomp::{self, Watched};
+use crate::sandbox::seccomp::{CallTable, Watched};
 
 /// What begins a line of the file for a path that was opened.
 pub(crate) const OPENED: u8 = b'o';
@@ -26,16 +27,42 @@ const LOOKED_AT: u8 = b'l';
 pub(super) struct Watcher {
     /// A `/proc` of the pid namespace in which questions come in.
     proc: OwnedFd,
-    paths: std::fs::File,
+    paths: Paths,
+}
+
+/// The file of paths, and which calls are written into it.
+#[derive(Debug)]
+pub(super) struct Paths {
+    file: std::fs::File,
+    calls: CallTable<Watched>,
+}
+
+impl Paths {
+    /// Makes ready to write into `file`.
+    pub(super) fn prepare(file: &Path) -> Result<Self, Failure> {
+        let file = fs_err::OpenOptions::new().create(true).append(true).open(file);
+        let file = file.or_fail(|| "cannot write down which paths a step asks for")?;
+        Ok(Self { file: file.into_parts().0, calls: CallTable::watched() })
+    }
+
+    /// Writes down what `question` asks for. The working directory is a `/proc` of the pid namespace
+    /// in which it came in.
+    pub(super) fn note(&self, question: &Question) {
+        let Some(call) = self.calls.get(question.architecture, question.number) else { return };
+        let Some(path) = path(question, call) else { return };
+        let mut line = vec![if call.opens { OPENED } else { LOOKED_AT }];
+        line.extend(path.as_os_str().as_bytes());
+        line.push(0);
+        // A full disk costs what would have been known, not the step.
+        let _ = (&self.file).write_all(&line);
+    }
 }
 
 impl Watcher {
     /// Makes ready to write the paths into `file`.
     pub(super) fn prepare(file: &Path) -> Result<Self, Failure> {
         let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
-        let paths = fs_err::OpenOptions::new().create(true).append(true).open(file);
-        let paths = paths.or_fail(|| "cannot write down which paths a step asks for")?;
-        Ok(Self { proc, paths: paths.into_parts().0 })
+        Ok(Self { proc, paths: Paths::prepare(file)? })
     }
 
     /// Starts the process that hears what comes in at `listener`.
@@ -55,15 +82,7 @@ impl Watcher {
     fn hear_all(&self, listener: &Listener) -> io::Result<()> {
         loop {
             let Some(question) = listener.receive()? else { continue };
-            if let Some(call) = seccomp::watched_call(question.architecture, question.number)
-                && let Some(path) = path(&question, call)
-            {
-                let mut line = vec![if call.opens { OPENED } else { LOOKED_AT }];
-                line.extend(path.as_os_str().as_bytes());
-                line.push(0);
-                // A full disk costs what would have been known, not the step.
-                let _ = (&self.paths).write_all(&line);
-            }
+            self.paths.note(&question);
             listener.answer(&question, Ok(Answer::Continue))?;
         }
     }
