@@ -42,6 +42,7 @@ mod node;
 mod package;
 mod partition;
 mod perl;
+mod php;
 mod probe;
 mod python;
 mod reason;

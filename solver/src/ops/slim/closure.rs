@@ -22,7 +22,7 @@ use super::partition::{Origin, Partition};
 use super::reason::{Reason, Why};
 use super::shebang::{self, Shebang};
 use super::{
-    SlimError, authentication, certificates, charset, java, locale, name_service, node, perl,
+    SlimError, authentication, certificates, charset, java, locale, name_service, node, perl, php,
     python, ruby, shell, terminal,
 };
 use crate::graph::{SlimMode, SlimOp};
@@ -357,6 +357,7 @@ impl<'a> Closure<'a> {
         java::follow(self, id);
         ruby::follow(self, id);
         perl::follow(self, id);
+        php::follow(self, id);
         Ok(())
     }
 
