@@ -3,12 +3,13 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rbuild_cache::snapshot::{ActiveRoot, SnapshotId};
+use rbuild_cache::snapshot::{Active, ActiveRoot, SnapshotId};
+use rbuild_cache::state::StateFolder;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::Cause;
@@ -80,7 +81,8 @@ impl Worker {
         let folder = self.surroundings.state.temporary().map_err(Cause::state)?;
         let watch = folder.path().join("asked");
         let mark = format!("{MARK}={}", SnapshotId::random());
-        let (active, mut process) = self.probe_process(work, op, tree, &op.command).await?;
+        let container = self.container(work, op, tree, &op.command).await?;
+        let (active, mut process) = container.start()?;
         process.env.push(mark.clone());
         process.network = NetworkMode::None;
         process.watch = Some(watch.clone());
@@ -96,14 +98,12 @@ impl Worker {
                 ask_while(running, seconds, ask).await?
             }
             SlimProbe::Command(command) => {
-                let (root, process) = self.probe_process(work, op, full, command).await?;
+                let container = self.container(work, op, full, command).await?;
                 let stubs = self.surroundings.state.folder("stubs").map_err(Cause::state)?;
                 let ask = move |deadline: &Deadline| {
-                    let asked = in_network(&mark, deadline, |deadline| {
-                        run_until_well(&process, &stubs, deadline)
-                    });
-                    drop(root);
-                    asked
+                    in_network(&mark, deadline, |deadline| {
+                        run_until_well(&container, &stubs, deadline)
+                    })
                 };
                 ask_while(running, op.probe_timeout, ask).await?
             }
@@ -118,20 +118,15 @@ impl Worker {
     }
 
     /// A command over `tree`, as a container of the image would run it.
-    async fn probe_process(
+    async fn container(
         &self,
         work: &Work<'_>,
         op: &SlimOp,
         tree: &Tree,
         command: &[String],
-    ) -> Result<(rbuild_cache::snapshot::Active, ProcessSpec), Cause> {
-        let ids = self.realize(tree, &work.task).await?;
+    ) -> Result<Container, Cause> {
+        let layers = self.realize(tree, &work.task).await?;
         let view = self.view(tree, &work.task).await?;
-        let active = self.surroundings.state.snapshots().prepare(&ids).map_err(Cause::state)?;
-        let root = match active.root() {
-            ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
-            ActiveRoot::Folder(folder) => RootFs::Folder(folder),
-        };
         let account = owner::account(&view, op.user.as_deref().unwrap_or("0"))?;
         let mut env = op.env.clone();
         if !env.iter().any(|line| line.starts_with("HOME=")) {
@@ -140,7 +135,7 @@ impl Worker {
         let hostname = "slim".to_owned();
         let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost\n").into_bytes();
         let process = ProcessSpec {
-            root,
+            root: RootFs::Folder(PathBuf::new()),
             mounts: Vec::new(),
             args: command.to_vec(),
             env,
@@ -157,7 +152,7 @@ impl Worker {
             watch: None,
             resources: Resources::default(),
         };
-        Ok((active, process))
+        Ok(Container { state: self.surroundings.state.clone(), layers, process })
     }
 
     /// Whether the program stays up, or how it ends.
@@ -174,6 +169,26 @@ impl Worker {
             }
         };
         Ok(ProbeRun { steps: vec![("start".into(), answer)], ..ProbeRun::default() })
+    }
+}
+
+/// What is run: layers and a process over them.
+struct Container {
+    state: StateFolder,
+    layers: Vec<SnapshotId>,
+    process: ProcessSpec,
+}
+
+impl Container {
+    /// A root of its own, which goes with the first value, and the process in it. A root is used
+    /// once: a second process would find what the first one wrote, if overlayfs let it.
+    fn start(&self) -> Result<(Active, ProcessSpec), Cause> {
+        let active = self.state.snapshots().prepare(&self.layers).map_err(Cause::state)?;
+        let root = match active.root() {
+            ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
+            ActiveRoot::Folder(folder) => RootFs::Folder(folder),
+        };
+        Ok((active, ProcessSpec { root, ..self.process.clone() }))
     }
 }
 
@@ -330,8 +345,8 @@ fn get(port: u16, path: &str, deadline: &Deadline) -> io::Result<String> {
 }
 
 /// Runs a command until it succeeds; called in the network where it is to run.
-fn run_until_well(process: &ProcessSpec, stubs: &Path, deadline: &Deadline) -> ProbeRun {
-    let name = process.args.join(" ");
+fn run_until_well(container: &Container, stubs: &Path, deadline: &Deadline) -> ProbeRun {
+    let name = container.process.args.join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -344,7 +359,11 @@ fn run_until_well(process: &ProcessSpec, stubs: &Path, deadline: &Deadline) -> P
         let mut tries = 0;
         while let Some(left) = deadline.left() {
             let written: Written = Arc::default();
-            let running = sandbox.run(process.clone(), sink(&written));
+            let (_root, process) = match container.start() {
+                Ok(started) => started,
+                Err(error) => return ProbeRun::failed(format!("cannot run `{name}`: {error}")),
+            };
+            let running = sandbox.run(process, sink(&written));
             match tokio::time::timeout(left, running).await {
                 Err(_) => last = "it hangs".into(),
                 Ok(Err(error)) => {
