@@ -96,6 +96,30 @@ fn caches_are_shared_or_locked_between_processes() {
     }
 }
 
+/// As with BuildKit: another beginning is another folder, so that what the step came to is stale.
+#[test]
+fn a_cache_that_begins_otherwise_runs_the_step_again() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let run = "RUN --mount=type=cache,target=/c,from=seed,source=/seed cat /c/f > /made";
+    let file =
+        format!("FROM busybox AS seed\nCOPY seed /seed/\nCOPY other /\nFROM busybox\n{run}\n");
+    let context = context(&[("Dockerfile", &file), ("seed/f", "1"), ("other", "1")]);
+    let check = |expected: &str, is_cached: bool| {
+        let out = scratch();
+        let outcome = rbuild.build(&context).output("type=local", out.path()).succeeds();
+        assert_eq!(fs_err::read_to_string(out.path().join("made")).unwrap(), expected);
+        assert_eq!(outcome.step(run).cached, is_cached, "{outcome}");
+    };
+    check("1", false);
+    write(context.path().join("other"), "2");
+    check("1", true);
+    write(context.path().join("seed/f"), "2");
+    check("2", false);
+}
+
 #[test]
 fn a_cache_survives_builds_and_enters_no_layer() {
     if lacking(&needs::STEPS) {
