@@ -143,7 +143,8 @@ fn foreign_frontend(name: &str) -> Diagnostic {
 }
 
 fn is_from(bare: &BareInstruction) -> bool {
-    bare.origin.keyword.value.eq_ignore_ascii_case("from")
+    let keyword = bare.origin.keyword.value.to_uppercase();
+    keyword == "FROM" || instruction::meant(&keyword) == Some("FROM")
 }
 
 impl Dockerfile {

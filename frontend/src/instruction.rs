@@ -137,10 +137,15 @@ const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
+/// The keyword that `keyword`, in upper case, is probably a misspelling of.
+pub(crate) fn meant(keyword: &str) -> Option<&'static str> {
+    did_you_mean(keyword, KEYWORDS)
+}
+
 fn unknown(bare: &BareInstruction) -> Diagnostic {
     let keyword = bare.origin.keyword.as_str();
     let diagnostic = bare.error(format!("unknown instruction: {keyword}"));
-    match did_you_mean(&keyword.to_uppercase(), KEYWORDS) {
+    match meant(&keyword.to_uppercase()) {
         Some(meant) if keyword == keyword.to_lowercase() => {
             diagnostic.label(format!("did you mean `{}`?", meant.to_lowercase()))
         }

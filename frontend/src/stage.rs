@@ -330,8 +330,24 @@ impl<'a> Planner<'a> {
         diagnostic.span = None;
         match did_you_mean(target, self.stages.iter().map(|stage| stage.shown.as_str())) {
             Some(meant) => Err(diagnostic.hint(format!("did you mean `{meant}`?"))),
-            None => Err(diagnostic),
+            None => Err(match self.named_stages() {
+                Some(names) => diagnostic.hint(format!("the stages are {names}")),
+                None => diagnostic,
+            }),
         }
+    }
+
+    /// The names of stages, for people; none if there are none, or more than anybody reads.
+    fn named_stages(&self) -> Option<String> {
+        const MOST: usize = 10;
+        let names: Vec<String> = self
+            .stages
+            .iter()
+            .filter_map(PlannedStage::name)
+            .take(MOST + 1)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        (1..=MOST).contains(&names.len()).then(|| names.join(", "))
     }
 
     /// Finds what each `--from` means, now that all stages are known.
