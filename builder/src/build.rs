@@ -14,7 +14,7 @@ use rbuild_cache::index::Journal;
 use rbuild_cache::oci::Platform;
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
-use rbuild_frontend::diagnostic::Diagnostics;
+use rbuild_frontend::diagnostic::{Diagnostics, did_you_mean};
 use rbuild_frontend::source::Source;
 use rbuild_frontend::{
     Allowed, BaseImage, BuildOptions, Dockerfile, EpochSource, ImageName, Lowered, Resolved,
@@ -167,8 +167,9 @@ impl<'a> Session<'a> {
         let graph = Arc::new(graph);
         let solved = solve_without_rejected(Arc::clone(&graph), &targets, Arc::new(surroundings));
         let mut trees = solved.await.map_err(|error| {
-            BuildError::solve(&error, &dockerfile.source)
-                .on_full_disk(&error, &self.request.settings.state_folder)
+            let failed = BuildError::solve(&error, &dockerfile.source)
+                .on_full_disk(&error, &self.request.settings.state_folder);
+            if contexts.is_empty() { failed.without_context(&error) } else { failed }
         })?;
         let of_stages = trees.split_off(2 * lowered.len());
         let full = trees.split_off(lowered.len());
@@ -319,7 +320,7 @@ impl<'a> Session<'a> {
             }
             let found = try_join_all(missing.iter().map(async |image| {
                 let found = self.image(image).await;
-                found.map_err(|error| unresolved(&error, image, source))
+                found.map_err(|error| unresolved(&error, image, dockerfile))
             }));
             for (image, found) in missing.iter().zip(found.await?) {
                 resolved.insert(image.name.clone(), image.platform.clone(), found);
@@ -438,9 +439,15 @@ fn warnings<'a>(lowered: impl Iterator<Item = &'a Lowered>, source: &Source) -> 
     seen.iter().map(|warning| Problem::diagnostic(&warning.diagnostic(), source)).collect()
 }
 
-fn unresolved(error: &ImageSourceError, image: &BaseImage, source: &Source) -> BuildError {
+fn unresolved(error: &ImageSourceError, image: &BaseImage, dockerfile: &Dockerfile) -> BuildError {
+    let source = &dockerfile.source;
     let mut problem = Problem::of(error);
     problem.excerpt = Some(Excerpt::of(source, image.span));
+    let stages = dockerfile.stages.iter().filter_map(|stage| stage.from.name.as_ref());
+    let stages = stages.map(|name| name.written.as_str());
+    if let Some(stage) = did_you_mean(source.slice(image.span), stages) {
+        problem.hints.push(format!("did you mean the stage `{stage}`?"));
+    }
     problem.hints.extend(error.hint.clone());
     BuildError::new(ErrorKind::Failed, problem)
 }
@@ -454,4 +461,26 @@ fn resolv_conf() -> Vec<u8> {
 pub(crate) fn seconds(time: std::time::SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_frontend::source::Span;
+
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_called_almost_like_a_stage_may_be_one() {
+        let check = |name: &str, expected: &[&str]| {
+            let text = format!("FROM a AS build\nFROM b\nCOPY --from={name} /x /\n");
+            let span = text.find(name).map(|at| Span::new(at, at + name.len())).unwrap();
+            let (dockerfile, _) = rbuild_frontend::parse(Source::new("Dockerfile", text));
+            let (image, platform) = (ImageName::Registry(name.parse().unwrap()), Platform::host());
+            let image = BaseImage { name: image, platform, span };
+            let error = ImageSourceError { message: "no".into(), hint: None, source: None };
+            assert_eq!(unresolved(&error, &image, &dockerfile).problems[0].hints, expected);
+        };
+        check("biuld", &["did you mean the stage `build`?"]);
+        check("golang", &[]);
+    }
 }

@@ -41,6 +41,8 @@ pub struct Contexts {
     pub folders: BTreeMap<String, PathBuf>,
     /// Folders that last as long as the build.
     temporary: Vec<Temporary>,
+    /// There is a Dockerfile and nothing else.
+    empty: bool,
 }
 
 /// Says why a context cannot be read.
@@ -124,6 +126,7 @@ impl Contexts {
             named: BTreeMap::new(),
             folders: BTreeMap::new(),
             temporary: Vec::new(),
+            empty: false,
         };
         let place = contexts.place(session).await?;
         let (dockerfile, beside) = match (&request.dockerfile, &place) {
@@ -154,6 +157,7 @@ impl Contexts {
             }
         };
         contexts.dockerfile = dockerfile;
+        contexts.empty = matches!(place, Place::Dockerfile(_));
         if let Place::Folder(root) = &place {
             contexts.context = BuildContext::Folder { ignore: ignored(root, beside.as_deref())? };
             contexts.folders.insert(CONTEXT.to_owned(), root.clone());
@@ -163,6 +167,11 @@ impl Contexts {
             contexts.named.insert(name.clone(), context);
         }
         Ok(contexts)
+    }
+
+    /// Whether a Dockerfile was given in the place of a context.
+    pub fn is_empty(&self) -> bool {
+        self.empty
     }
 
     /// Finds the context; what is not a folder becomes [`Contexts::context`] at once.

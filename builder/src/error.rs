@@ -140,6 +140,10 @@ impl BuildError {
             Cause::File(FileError::Ignored(_)) => {
                 problem.hints.push("it is there, but `.dockerignore` leaves it out".to_owned());
             }
+            Cause::File(error) if is_unreadable(error) => {
+                let hint = "what the build does not need is left out by a line in `.dockerignore`";
+                problem.hints.push(hint.to_owned());
+            }
             Cause::DiffId { .. }
             | Cause::File(_)
             | Cause::Http(_)
@@ -166,6 +170,22 @@ impl BuildError {
             "there is no room left for the state folder `{folder}`: make some, or name another \
              folder with `--root DIR` or RBUILD_ROOT"
         ))
+    }
+
+    /// Says that there is no context, if what lies behind is that a file is not in it.
+    #[must_use]
+    pub fn without_context(self, error: &SolveError) -> Self {
+        let line = self.problems.last().and_then(|problem| problem.excerpt.as_ref());
+        let of_stage = line.is_some_and(|line| {
+            line.text.get(line.span.clone()).is_some_and(|line| line.contains("--from"))
+        });
+        match &*error.cause {
+            Cause::File(FileError::NotFound(_)) if !of_stage => self.hint(
+                "a Dockerfile without a folder has no files beside it: `-f - DIR` reads it from \
+                 stdin and takes the files of DIR",
+            ),
+            _ => self,
+        }
     }
 
     /// Adds what the user can do to the last problem.
@@ -368,17 +388,23 @@ impl Excerpt {
     }
 }
 
-/// Whether `error`, or something behind it, is that there was no room for what had to be written.
 /// Whether it failed for want of room: rbuild's own writing, or a command's.
 fn lacks_room(cause: &Cause) -> bool {
-    matches!(cause, Cause::Exit { no_room: true, .. }) || disk_is_full(cause)
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(cause, Cause::Exit { no_room: true, .. }) || lies_in(cause, &full)
 }
 
-fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+/// Whether a file may not be read.
+fn is_unreadable(error: &FileError) -> bool {
+    let reads = matches!(error, FileError::View(_) | FileError::Checksum(_));
+    reads && lies_in(error, &[io::ErrorKind::PermissionDenied])
+}
+
+/// Whether `error`, or something behind it, is the system's and of one of `kinds`.
+fn lies_in(error: &(dyn Error + 'static), kinds: &[io::ErrorKind]) -> bool {
     let mut behind = Some(error);
     while let Some(error) = behind {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind())) {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| kinds.contains(&error.kind())) {
             return true;
         }
         behind = error.source();
@@ -388,7 +414,26 @@ fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_cache::view::ViewError;
+
     use super::*;
+
+    #[test]
+    fn what_may_not_be_read_can_be_left_out() {
+        let check = |kind: io::ErrorKind, expected: usize| {
+            let unread = ViewError::Io { path: "/secret".into(), source: kind.into() };
+            let cause = Arc::new(Cause::File(FileError::View(unread)));
+            let error = SolveError { name: "COPY . /".into(), span: None, cause };
+            let error = BuildError::solve(&error, &Source::new("Dockerfile", ""));
+            let hints = &error.problems[0].hints;
+            assert_eq!(
+                hints.iter().filter(|hint| hint.contains(".dockerignore")).count(),
+                expected
+            );
+        };
+        check(io::ErrorKind::PermissionDenied, 1);
+        check(io::ErrorKind::NotFound, 0);
+    }
 
     fn excerpt(text: &str, meant: &str, label: Option<&str>) -> Excerpt {
         let start = text.find(meant).unwrap();

@@ -93,8 +93,28 @@ fn a_stage_that_does_not_exist_is_refused() {
     }
     let rbuild = Rbuild::new();
     let context = context(&[("Dockerfile", "FROM busybox AS build\n")]);
-    let outcome = rbuild.build(&context).args(["--target", "buidl"]).exits(1);
-    check_refusal(&rbuild, &outcome, &["buidl", "build"]);
+    let target = |name: &str| rbuild.build(&context).args(["--target", name]).exits(1);
+    check_refusal(&rbuild, &target("buidl"), &["buidl", "did you mean `build`?"]);
+    check_refusal(&rbuild, &target("other"), &["other", "the stages are `build`"]);
+}
+
+#[test]
+fn a_misspelt_from_is_one_mistake() {
+    check("FORM busybox\nRUN true\n", 1, &["Dockerfile:1", "did you mean `FROM`?"]);
+}
+
+#[test]
+fn a_dockerfile_on_stdin_has_no_files_beside_it() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let build = |dockerfile: &str| rbuild.build("-").stdin(dockerfile).exits(1);
+    let outcome = build("FROM busybox\nCOPY file /\n");
+    check_refusal(&rbuild, &outcome, &["/file", "not found", "no files beside it"]);
+    let outcome = build("FROM busybox AS a\nFROM busybox\nCOPY --from=a /file /\n");
+    check_refusal(&rbuild, &outcome, &["/file", "not found"]);
+    assert!(!outcome.stderr.contains("beside it"), "{outcome}");
 }
 
 #[test]
@@ -142,7 +162,11 @@ fn a_missing_dockerfile_is_refused() {
 #[test]
 fn a_missing_context_is_refused() {
     let rbuild = Rbuild::new();
-    rbuild.build("/no/such/folder").exits(2).assert_stderr_has(&["/no/such/folder"]);
+    rbuild
+        .build("/no/such/folder")
+        .exits(2)
+        .assert_stderr_has(&["/no/such/folder", "no such folder"]);
+    rbuild.build("/dev/null/folder").exits(2).assert_stderr_has(&["Not a directory"]);
 }
 
 #[test]
@@ -159,6 +183,10 @@ fn wrong_usage_is_refused() {
     check(&["--build-arg", "=x"], &["--build-arg"]);
     check(&["--platform", "linux/"], &["linux/"]);
     check(&["--push"], &["-t"]);
+    check(&["-t", "app:"], &["its tag is empty"]);
+    check(&["--secret", "id=x,src=/no/file"], &["`/no/file`: No such file"]);
+    rbuild.command().arg("imagse").exits(2).assert_stderr_has(&["images"]);
+    rbuild.command().args(["biuld", "."]).exits(2).assert_stderr_has(&["build"]);
     let loud = rbuild.command().args(["build", "--progress", "loud"]).arg(context.path());
     loud.exits(2).assert_stderr_has(&["loud", "plain"]);
     rbuild.command().arg("build").exits(2);

@@ -64,7 +64,8 @@ pub(super) fn context(text: &str) -> Result<ContextSpec, UsageError> {
     if text == "-" {
         return Ok(ContextSpec::Stdin);
     }
-    if Path::new(text).is_dir() {
+    let path = Path::new(text);
+    if path.is_dir() {
         return Ok(ContextSpec::Folder(text.into()));
     }
     if let Some(git) = GitAddress::parse_context(text) {
@@ -73,13 +74,11 @@ pub(super) fn context(text: &str) -> Result<ContextSpec, UsageError> {
     if let Some(address) = http_address(text) {
         return address.map(ContextSpec::Http).map_err(wrong);
     }
-    let path = Path::new(text);
-    if path.is_file() {
-        return Err(wrong(
-            "it is a file; a context is a folder, and `-f` names the Dockerfile".into(),
-        ));
-    }
-    Err(wrong("there is no such folder".into()))
+    Err(wrong(match path.try_exists() {
+        Ok(false) => "there is no such folder".into(),
+        Ok(true) => "it is a file; a context is a folder, and `-f` names the Dockerfile".into(),
+        Err(error) => error.to_string(),
+    }))
 }
 
 /// What `-f` means for `context`.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_solver::graph::{NetworkMode, Ulimit};
 use rbuild_solver::mount::{Secret, SshAgent};
@@ -69,7 +69,8 @@ fn variable_secret(variable: &str, environment: &Environment) -> Secret {
 
 fn file_secret(id: &str, file: &str) -> Result<Secret, UsageError> {
     let wrong = |reason: String| UsageError::File { what: format!("secret `{id}`"), reason };
-    let metadata = fs_err::metadata(file).map_err(|error| wrong(error.to_string()))?;
+    let metadata = Path::new(file).metadata();
+    let metadata = metadata.map_err(|error| wrong(format!("`{file}`: {error}")))?;
     if metadata.is_dir() {
         return Err(wrong(format!("`{file}` is a folder")));
     }

@@ -106,6 +106,9 @@ fn parse(text: &str) -> Result<ImageRef, String> {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         Some(_) | None => (rest, None),
     };
+    if tag == Some("") {
+        return Err("its tag is empty".to_owned());
+    }
     if let Some(tag) = tag.filter(|tag| !is_tag(tag)) {
         return Err(format!("`{tag}` is not a tag"));
     }
