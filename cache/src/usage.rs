@@ -6,7 +6,7 @@
 //! ([`Freeing`]). Looking holds nothing: entries can be gone a moment later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -337,7 +337,7 @@ impl NamedParts {
         let mut named = Self::default();
         let mut diff_ids = HashSet::new();
         for (name, root) in state.layout().images()? {
-            named.add(state, &name, &root, &mut diff_ids);
+            named.add(state, &name, &root, &mut diff_ids)?;
         }
         named.snapshots.extend(diff_ids.iter().map(SnapshotId::of_layer));
         for (snapshot, diff_id) in layer::exported(state)? {
@@ -348,42 +348,53 @@ impl NamedParts {
         Ok(named)
     }
 
-    /// Blobs that are missing or damaged name nothing further.
+    /// Blobs that are missing or damaged name nothing further. One that cannot be read may name
+    /// what nobody else does.
     fn add(
         &mut self,
         state: &StateFolder,
         name: &str,
         blob: &Descriptor,
         diff_ids: &mut HashSet<DiffId>,
-    ) {
+    ) -> io::Result<()> {
         if self.blobs.insert(blob.digest, name.to_owned()).is_some() {
-            return;
+            return Ok(());
         }
         if blob.media_type.is_index() {
-            let index: Option<Index> = document(state, &blob.digest);
+            let index: Option<Index> = document(state, &blob.digest)?;
             for manifest in index.iter().flat_map(|index| &index.manifests) {
-                self.add(state, name, manifest, diff_ids);
+                self.add(state, name, manifest, diff_ids)?;
             }
         } else if blob.media_type.is_manifest() {
-            let Some(manifest) = document::<Manifest>(state, &blob.digest) else { return };
+            let Some(manifest) = document::<Manifest>(state, &blob.digest)? else {
+                return Ok(());
+            };
             for part in manifest.layers.iter().chain([&manifest.config]) {
                 self.blobs.entry(part.digest).or_insert_with(|| name.to_owned());
             }
-            let config: Option<serde_json::Value> = document(state, &manifest.config.digest);
+            let config: Option<serde_json::Value> = document(state, &manifest.config.digest)?;
             let config = config.unwrap_or_default();
             let ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
             let ids = ids.filter_map(|id| id.as_str()?.parse().ok().map(DiffId));
             diff_ids.extend(ids);
         }
+        Ok(())
     }
 }
 
-/// A small blob, read without being held.
-fn document<T: serde::de::DeserializeOwned>(state: &StateFolder, digest: &Digest) -> Option<T> {
-    let path = state.blobs().path(digest);
-    let is_small = fs_err::metadata(&path).ok()?.len() <= crate::store::MAX_DOCUMENT;
-    let bytes = is_small.then(|| fs_err::read(&path).ok()).flatten()?;
-    (Digest::of(&bytes) == *digest).then(|| serde_json::from_slice(&bytes).ok()).flatten()
+/// A small blob, read without being held; none if it is missing or damaged.
+fn document<T: serde::de::DeserializeOwned>(
+    state: &StateFolder,
+    digest: &Digest,
+) -> io::Result<Option<T>> {
+    let file = match fs_err::File::open(state.blobs().path(digest)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    file.take(crate::store::MAX_DOCUMENT + 1).read_to_end(&mut bytes)?;
+    let is_whole = Digest::of(&bytes) == *digest;
+    Ok(is_whole.then(|| serde_json::from_slice(&bytes).ok()).flatten())
 }
 
 /// What a path and everything below it takes on the disk.
@@ -465,6 +476,24 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Else what it names would go as what no image needs.
+    #[test]
+    fn a_manifest_that_cannot_be_read_is_an_error_and_a_damaged_one_is_none() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        let digest = Digest::of("{}");
+        state.blobs().put(b"{}").unwrap();
+        let read = || document::<serde_json::Value>(&state, &digest);
+        assert!(read().unwrap().is_some());
+        let path = state.blobs().path(&digest);
+        fs_err::write(&path, "[]").unwrap();
+        assert_eq!(read().unwrap(), None);
+        fs_err::remove_file(&path).unwrap();
+        assert_eq!(read().unwrap(), None);
+        fs_err::os::unix::fs::symlink(path.file_name().unwrap(), &path).unwrap();
+        assert!(read().is_err());
+    }
 
     #[test]
     fn the_sum_is_what_du_says_and_links_count_once() {
