@@ -47,9 +47,9 @@ pub(super) fn write(
     options: &ImageOptions,
 ) -> Result<Attestation, StoreError> {
     let (subject, bytes) = &image.manifests[0];
-    let layers = serde_json::from_slice::<Manifest>(bytes).map(|manifest| manifest.layers);
-    let layers = layers.unwrap_or_default();
-    let statement = provenance.of_image(&subject.digest, platform, &options.names, &layers);
+    let manifest: Manifest = serde_json::from_slice(bytes).expect("it was written by `image.rs`");
+    let statement =
+        provenance.of_image(&subject.digest, platform, &options.names, &manifest.layers);
     let statement = serde_json::to_vec(&statement).expect("it has string keys only");
     let mut layer = Descriptor::of(MediaType::Other(STATEMENT.to_owned()), &statement);
     layer.annotations.insert("in-toto.io/predicate-type".into(), PREDICATE.into());
