@@ -1,6 +1,6 @@
 //! What was typed: every flag of rbuild, as clap reads it. What it means is `request.rs`'s.
 //!
-//! With no subcommand rbuild builds; [`for_clap`] puts the word in before clap looks.
+//! With no subcommand rbuild builds; [`parse`] puts the word in before clap looks.
 
 mod build;
 mod image;
@@ -12,7 +12,7 @@ mod switch;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use rbuild_frontend::diagnostic::did_you_mean;
 
 pub use self::build::BuildArgs;
@@ -136,16 +136,24 @@ pub enum Shell {
     Zsh,
 }
 
+/// Reads the arguments, the program's name first.
+///
+/// # Errors
+/// What is wrong with them; or the help or the version that they ask for.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut cli = Cli::command();
+    let arguments = for_clap(&cli, arguments.into_iter().collect());
+    let mut matches = cli.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut cli))
+}
+
 /// The arguments as clap is to read them: with `build` put in where no command is named, and
 /// switches without truth values.
-pub fn for_clap(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut cli = Cli::command();
-    // What every command has, each has by then.
-    cli.build();
-    let (arguments, position) = with_build(&cli, arguments.into_iter().collect());
+fn for_clap(cli: &clap::Command, arguments: Vec<OsString>) -> Vec<OsString> {
+    let (arguments, position) = with_build(cli, arguments);
     let named = arguments.get(position).and_then(|name| name.to_str());
     match named.and_then(|name| cli.find_subcommand(name)) {
-        Some(command) => switch::bare(command, arguments),
+        Some(command) => switch::bare(&[cli, command], arguments),
         None => arguments,
     }
 }
@@ -176,7 +184,7 @@ fn with_build(cli: &clap::Command, mut arguments: Vec<OsString>) -> (Vec<OsStrin
 
 fn is_command(cli: &clap::Command, word: &OsStr) -> bool {
     let Some(text) = word.to_str() else { return false };
-    matches!(text, "-h" | "--help" | "-V" | "--version")
+    matches!(text, "-h" | "--help" | "-V" | "--version" | "help")
         || cli.find_subcommand(text).is_some()
         || (is_almost_a_command(cli, text) && !Path::new(word).exists())
 }
@@ -210,7 +218,8 @@ mod tests {
     #[test]
     fn without_a_command_it_builds() {
         let check = |typed: &str, expected: &str| {
-            let arguments = for_clap(typed.split(' ').map(OsString::from));
+            let typed = typed.split(' ').map(OsString::from).collect();
+            let arguments = for_clap(&Cli::command(), typed);
             let arguments: Vec<String> =
                 arguments.into_iter().map(|a| a.into_string().unwrap()).collect();
             assert_eq!(arguments.join(" "), expected);

@@ -2,16 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use rbuild::cli::{self, Cli};
+use rbuild::cli;
 use rbuild::command;
 use rbuild::request::Environment;
 
 fn main() -> ExitCode {
     // A sandbox starts this program again: before anything else happens in it.
     rbuild_solver::sandbox::namespaces::serve_when_asked();
-    let arguments = cli::for_clap(std::env::args_os());
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and the version are no errors to clap's users: they go to stdout with code 0.
         Err(answer) => {

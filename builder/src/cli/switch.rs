@@ -7,12 +7,12 @@ use clap::ArgAction;
 
 use crate::request::boolean;
 
-/// `arguments` with switches of `command` bare; the last one that says something of a switch counts.
+/// `arguments` with switches of `commands` bare; the last one that says something of a switch counts.
 ///
 /// A value that is no truth value stays where it is, for whoever reads it next to refuse it.
-pub(super) fn bare(command: &clap::Command, arguments: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn bare(commands: &[&clap::Command], arguments: Vec<OsString>) -> Vec<OsString> {
     let is_switch = |name: &str| {
-        command.get_arguments().any(|argument| {
+        commands.iter().flat_map(|command| command.get_arguments()).any(|argument| {
             let called = argument.get_long() == Some(name)
                 || argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&name));
             called && matches!(argument.get_action(), ArgAction::SetTrue)
@@ -56,7 +56,7 @@ mod tests {
         let check = |typed: &str, expected: &str| {
             let arguments = typed.split(' ').map(OsString::from).collect();
             let arguments: Vec<String> =
-                bare(build, arguments).into_iter().map(|a| a.into_string().unwrap()).collect();
+                bare(&[build], arguments).into_iter().map(|a| a.into_string().unwrap()).collect();
             assert_eq!(arguments.join(" "), expected);
         };
         check("--pull=true --push=1 .", "--pull --push .");
