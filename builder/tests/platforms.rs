@@ -208,3 +208,33 @@ fn a_list_of_referrers_that_cannot_be_read_is_not_replaced() {
     push().succeeds();
     assert_eq!(lists_sent(), 1);
 }
+
+#[test]
+fn a_registry_that_lists_referrers_by_itself_needs_no_tag_for_it() {
+    let (rbuild, pushed) = (Rbuild::new(), Arc::new(Mutex::new(Vec::new())));
+    let known = Arc::clone(&pushed);
+    let registry = FaultyRegistry::start(move |asked| {
+        let mut known = known.lock().unwrap();
+        if let Some(digest) = asked.path.split("/manifests/").nth(1)
+            && asked.method == "PUT"
+        {
+            known.push(digest.to_owned());
+        }
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let entry =
+            |digest: &String| serde_json::json!({"mediaType": kind, "digest": digest, "size": 7});
+        let entries: Vec<_> =
+            known.iter().filter(|d| d.starts_with("sha256:")).map(entry).collect();
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": entries}).to_string();
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let headers = vec![("content-type".to_owned(), kind.to_owned())];
+        let listed = Reply::Answer { status: 200, headers, body: index.into() };
+        asked.path.contains("/referrers/sha256:").then_some(listed)
+    });
+    let folder = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let run = rbuild.command().args(["build", "-t", &registry.image("app:v1"), "--provenance"]);
+    run.args(["-o", "type=registry,attestations=referrer"]).arg(folder.path()).succeeds();
+    let pushed = pushed.lock().unwrap();
+    assert_eq!(pushed.len(), 2, "{pushed:?}");
+    assert!(pushed.iter().all(|reference| !reference.starts_with("sha256-")), "{pushed:?}");
+}

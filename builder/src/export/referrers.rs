@@ -1,6 +1,6 @@
 //! Telling a registry what is said of an image: each statement is a manifest with the image as its
-//! subject, and is listed under the tag by which clients find it at registries without an interface
-//! for it (distribution-spec, "Referrers Tag Schema").
+//! subject. A registry with an interface for such lists it by itself; at others it is listed under
+//! the tag by which clients find it there (distribution-spec, "Referrers Tag Schema").
 //!
 //! The list is everybody's. What others wrote into it stays as they wrote it, fields that rbuild does
 //! not know included, and a list that cannot be read is an error: it is never begun anew.
@@ -31,7 +31,11 @@ pub(super) async fn push(
         let manifest = (referrer.descriptor.clone(), referrer.bytes.clone());
         let mut content = PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
         registry.pusher().push(name, Naming::Digest, &content, source, &around.task).await?;
-        let Some(tag) = tag(name, &referrer.subject.digest) else { continue };
+        let (subject, digest) = (&referrer.subject.digest, &referrer.descriptor.digest);
+        if registry.puller().lists_referrer(name, subject, digest).await {
+            continue;
+        }
+        let Some(tag) = tag(name, subject) else { continue };
         // Where nothing was said of the image yet there is no such tag.
         let known = registry.puller().current(&tag).await?;
         let list = with(known, &referrer.descriptor).map_err(|reason| {

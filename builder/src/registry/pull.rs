@@ -14,7 +14,7 @@ use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use rbuild_cache::digest::Digest;
-use rbuild_cache::oci::{Descriptor, ImageRef, MediaType};
+use rbuild_cache::oci::{Descriptor, ImageRef, Index, MediaType};
 use rbuild_cache::store::{BlobWriter, ContentStore, StoreError};
 use rbuild_solver::progress::Task;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
@@ -131,6 +131,34 @@ impl Puller {
                 Err(RegistryError::new(action, image.registry(), cause))
             }
         }
+    }
+
+    /// Whether the registry itself lists `referrer` among what is said of `subject`
+    /// (distribution-spec, "Listing Referrers"). `false` also when it has no such interface.
+    pub async fn lists_referrer(
+        &self,
+        image: &ImageRef,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> bool {
+        let endpoint = self.transport.hosts().and_then(|hosts| hosts.push_endpoint(image));
+        let Ok(endpoint) = endpoint else { return false };
+        let path = format!("/v2/{}/referrers/{subject}", endpoint.repository);
+        let call =
+            Call::new(Method::GET, &endpoint, path).header(ACCEPT, MediaType::OciIndex.as_str());
+        let Ok(response) = self.transport.send(&call, &mut self.patience(&endpoint)).await else {
+            return false;
+        };
+        // Some answer a question that they do not know with a page.
+        if response.status() != StatusCode::OK
+            || media_type_in(response.headers()) != Some(MediaType::OciIndex)
+        {
+            return false;
+        }
+        let read = transport::read_body(response, LONGEST_DOCUMENT, self.transport.silence());
+        let Ok(bytes) = read.await else { return false };
+        let index: Option<Index> = serde_json::from_slice(&bytes).ok();
+        index.is_some_and(|index| index.manifests.iter().any(|one| one.digest == *referrer))
     }
 
     /// The blob that `descriptor` names in the repository of `image`, in memory: a config.
