@@ -9,6 +9,7 @@ use rbuild::request::Environment;
 fn main() -> ExitCode {
     // A sandbox starts this program again: before anything else happens in it.
     rbuild_solver::sandbox::namespaces::serve_when_asked();
+    rbuild_solver::sandbox::namespaces::raise_open_files();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and the version are no errors to clap's users: they go to stdout with code 0.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::archive::OciArchive;
 use crate::needs::{self, lacking};
-use crate::rbuild::{Rbuild, context, scratch};
+use crate::rbuild::{Outcome, Rbuild, context, scratch};
 
 /// Runs `script` as a step; gives what it wrote to `/said`.
 #[track_caller]
@@ -173,4 +173,30 @@ fn user_and_working_directory_hold_in_a_step() {
     rbuild.build(&context).output("type=local", out.path()).succeeds();
     let said = fs_err::read_to_string(out.path().join("open/said")).unwrap();
     assert_eq!(said, "nobody\n/open/deep\n/home\n");
+}
+
+#[test]
+fn rbuild_opens_many_files_and_steps_as_many_as_the_caller_may() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let text = "FROM busybox\nRUN echo soft $(ulimit -Sn) hard $(ulimit -Hn) && sleep 1\n";
+    let context = context(&[("Dockerfile", text)]);
+    let limited = rbuild.build(&context).under(&["prlimit", "--nofile=300:5000"]);
+    let child = limited.start();
+    let limits = format!("/proc/{}/limits", child.id());
+    let mut raised = false;
+    while let Ok(text) = fs_err::read_to_string(&limits) {
+        let line = text.lines().find(|line| line.starts_with("Max open files"));
+        raised |= line.is_some_and(|line| line.split_whitespace().nth(3) == Some("5000"));
+        if raised || line.is_none() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let outcome = Outcome::of(child);
+    assert!(raised, "{outcome}");
+    assert!(outcome.status.success(), "{outcome}");
+    outcome.assert_stderr_has(&["soft 300 hard 5000"]);
 }

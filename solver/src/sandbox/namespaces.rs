@@ -22,6 +22,7 @@ mod memory_files;
 mod message;
 mod mount_point;
 mod network;
+mod open_files;
 mod overlay_probe;
 mod ownership;
 mod process;
@@ -53,6 +54,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
+pub use self::open_files::raise_open_files;
 pub use self::overlay_probe::overlay_obstacle;
 pub use self::server::serve_when_asked;
 pub use self::user::{Identity, become_root};
@@ -179,7 +181,10 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()?;
-        Ok(Self { socket, process })
+        // Dropped, it is waited for: from here on errors leave no process.
+        let server = Self { socket, process };
+        open_files::restore(&server.process)?;
+        Ok(server)
     }
 }
 
