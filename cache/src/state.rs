@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checksum::{FileMemo, FileMemos};
 use crate::index::{Index, IndexError};
 use crate::layout::Layout;
 use crate::limits::Limits;
@@ -24,6 +25,7 @@ pub struct StateFolder {
     locks: Locks,
     layout: Layout,
     limits: Limits,
+    memos: Arc<FileMemos>,
 }
 
 /// Says why a state folder cannot be used.
@@ -84,6 +86,7 @@ impl StateFolder {
             session,
             root,
             limits: Limits::default(),
+            memos: Arc::default(),
         })
     }
 
@@ -136,6 +139,12 @@ impl StateFolder {
     /// A new empty folder that is removed when it is dropped, or when this process dies.
     pub fn temporary(&self) -> io::Result<Temporary> {
         self.session.temporary()
+    }
+
+    /// What the files of the context called `name` hashed to; read once by this process. `name` is a
+    /// single plain component.
+    pub fn file_memo(&self, name: &str) -> io::Result<Arc<FileMemo>> {
+        Ok(self.memos.open(self.folder("context")?.join(name)))
     }
 
     /// The folder `name` of those that hold state of other parts (`mounts`, `context`), made when

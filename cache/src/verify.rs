@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use crate::checksum::FileMemo;
 use crate::digest::Digest;
 use crate::index::IndexError;
 use crate::layer::content::{self, Known};
@@ -185,17 +186,14 @@ impl Check<'_> {
         })
     }
 
-    /// These files end in the digest of what is before it.
+    /// Forms of earlier versions count as damaged: nobody reads them any more.
     fn context(&self, name: &str) -> Result<(), VerifyError> {
         let path = self.state.root().join("context").join(name);
         let bytes = match fs_err::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
-        let is_whole = bytes.is_empty()
-            || bytes
-                .split_last_chunk::<32>()
-                .is_some_and(|(bytes, digest)| Digest::of(bytes).as_bytes() == digest);
+        let is_whole = bytes.is_empty() || FileMemo::is_whole(&bytes);
         let wrong = (!is_whole).then(|| "it does not end in its own digest".to_owned());
         let what = format!("what is known of context {name}");
         self.note(what, bytes.len() as u64, wrong, || match fs_err::remove_file(&path) {
