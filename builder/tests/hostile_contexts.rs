@@ -10,7 +10,7 @@ use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
 use rbuild_solver::evidence::Reads;
 use rbuild_solver::graph::{CopyAction, CopySource, FileAction, FileOp};
-use rbuild_solver::ops::file::{SourceTree, plan};
+use rbuild_solver::ops::file::{Sharing, SourceTree, plan};
 use rbuild_solver::tree::Folder;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -96,7 +96,7 @@ fn p11_nothing_outside_is_copied_while_folders_become_links() {
         let base = View::layers(Vec::new());
         let tree = SourceTree::context(&folder).unwrap();
         let made = plan(&op, Some(&base), &[tree], &state)
-            .and_then(|plan| plan.commit(&state, &Reads::default()));
+            .and_then(|plan| plan.commit(&state, &Reads::default(), Sharing::Forbidden));
         match made {
             Ok(snapshot) => {
                 built += 1;

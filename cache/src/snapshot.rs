@@ -19,20 +19,22 @@ mod draft;
 mod id;
 mod meta;
 mod overlay;
+mod sharing;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::committed::Committed;
 pub use self::copy::CopySnapshotter;
-pub use self::draft::{Active, ActiveRoot, Draft};
+pub use self::draft::{Active, ActiveRoot, Draft, Note};
 use self::draft::{ActiveKind, make_root};
 pub use self::id::{SnapshotId, SnapshotIdError};
 pub(crate) use self::meta::Meta;
 pub use self::overlay::OverlaySnapshotter;
+pub use self::sharing::Shown;
 use crate::digest::TreeDigest;
 
 /// A committed tree.
@@ -133,19 +135,45 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().lower(ids)
     }
 
+    /// Like [`Snapshotter::lower`], for mounting where a step sees the files: none of them has a name
+    /// in another snapshot, as long as what is returned beside the folders is kept.
+    fn shown(&self, ids: &[SnapshotId]) -> Result<(Vec<PathBuf>, Vec<Shown>), SnapshotError> {
+        Ok((self.lower(ids)?, Vec::new()))
+    }
+
+    /// Whether files of the snapshot in `folder` may be linked into others. If so, steps never see
+    /// them from now on, but copies.
+    fn may_link_from(&self, folder: &Path) -> bool {
+        self.committed().may_link_from(folder)
+    }
+
     /// The folders that the layer in `id` has without saying anything of them
     /// ([`Draft::set_implied`]); none for a snapshot that is not there.
     fn implied(&self, id: &SnapshotId) -> Result<Vec<PathBuf>, SnapshotError> {
         self.committed().implied(id)
     }
 
-    /// What was kept beside the tree of `id` ([`Draft::set_reads`]), if anything was. It is no part of
-    /// the tree: nothing but what users are told may depend on it.
-    fn reads(&self, id: &SnapshotId) -> Result<Option<Vec<u8>>, SnapshotError> {
-        match fs_err::read(self.committed().folder.join(id.as_str()).join("reads")) {
+    /// What was kept beside the tree of `id`, if anything was. It is no part of the tree: nothing but
+    /// what users are told, and where bytes are taken from, may depend on it.
+    fn note(&self, id: &SnapshotId, note: Note) -> Result<Option<Vec<u8>>, SnapshotError> {
+        match fs_err::read(self.committed().folder.join(id.as_str()).join(note.name())) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             read => Ok(read.map(Some)?),
         }
+    }
+
+    /// The snapshots beside which there is such a note, the last used first.
+    fn noted(&self, note: Note) -> Result<Vec<SnapshotId>, SnapshotError> {
+        let mut noted = Vec::new();
+        for id in self.list()? {
+            let folder = self.committed().folder.join(id.as_str());
+            let times = |name| fs_err::metadata(folder.join(name)).and_then(|file| file.modified());
+            if fs_err::metadata(folder.join(note.name())).is_ok() {
+                noted.push((times("meta").ok(), id));
+            }
+        }
+        noted.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(noted.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Removes a snapshot unless a running process holds it; returns whether it is gone.

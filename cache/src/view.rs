@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
@@ -32,6 +33,9 @@ pub use self::walk::Resolved;
 
 use crate::metadata::{self, FileType, Metadata, Xattrs};
 use crate::pattern::{ParentMatches, PatternMatcher};
+
+/// Names in one directory from which on several threads look at them.
+const WORTH_SHARING: usize = 1024;
 
 /// Says why a tree could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -213,32 +217,41 @@ impl View {
             folders.push((layer, folder));
         }
         names.sort_unstable();
-        let mut entries = Vec::with_capacity(names.len());
-        for same_name in names.chunk_by(|a, b| a.0 == b.0) {
+        let one = |same_name: &[(OsString, usize)]| -> Result<Option<Entry>, ViewError> {
             let name = &*same_name[0].0;
-            let path = directory.path.join(name);
             let mut found = None;
             for (position, (_, folder)) in same_name.iter().enumerate() {
-                let (layer, folder) = (&folders[*folder].0, folders[*folder].1.as_fd());
+                let (layer, folder) = (folders[*folder].0, folders[*folder].1.as_fd());
                 let last = position + 1 == same_name.len();
-                let step = self.merge_one(&mut found, &path, (*layer, folder, name), last)?;
-                if step == Below::Hidden {
+                let path = || joined(&directory.path, name);
+                if self.merge_one(&mut found, path, (layer, folder, name), last)? == Below::Hidden {
                     break;
                 }
             }
-            let found = match &self.kind {
-                Kind::Layers => found,
-                Kind::Folder { ignore } => self.unless_ignored(ignore, directory, found)?,
-            };
-            entries.extend(found);
+            match &self.kind {
+                Kind::Layers => Ok(found),
+                Kind::Folder { ignore } => self.unless_ignored(ignore, directory, found),
+            }
+        };
+        let mut entries = Vec::with_capacity(names.len());
+        if names.len() < WORTH_SHARING {
+            for same_name in names.chunk_by(|a, b| a.0 == b.0) {
+                entries.extend(one(same_name)?);
+            }
+        } else {
+            let all: Vec<&[(OsString, usize)]> = names.chunk_by(|a, b| a.0 == b.0).collect();
+            let found: Vec<Result<Option<Entry>, ViewError>> =
+                all.into_par_iter().map(one).collect();
+            for entry in found {
+                entries.extend(entry?);
+            }
         }
         Ok(entries)
     }
 
-    /// Whether one of the layers is the folder that shows `entry` in `other`.
-    pub fn has_layer_of(&self, other: &Self, entry: &Entry) -> bool {
-        let folder = &other.roots[entry.layer].path;
-        self.roots.iter().any(|root| root.path == *folder)
+    /// The folder of the layer that shows `entry`.
+    pub fn layer_of(&self, entry: &Entry) -> &Path {
+        &self.roots[entry.layer].path
     }
 
     /// Opens a regular file for reading.
@@ -347,6 +360,7 @@ impl View {
                 None => self.roots[layer].open().map_err(|source| io_error(path, source))?,
             };
             let last = places.peek().is_none();
+            let path = || path.to_owned();
             if self.merge_one(&mut found, path, (layer, folder, name), last)? == Below::Hidden {
                 break;
             }
@@ -358,11 +372,11 @@ impl View {
     fn merge_one(
         &self,
         found: &mut Option<Entry>,
-        path: &Path,
+        path: impl Fn() -> PathBuf,
         (layer, folder, name): (usize, BorrowedFd<'_>, &OsStr),
         last: bool,
     ) -> Result<Below, ViewError> {
-        let failed = |source| io_error(path, source);
+        let failed = |source| io_error(&path(), source);
         let Some(metadata) = Metadata::at(folder, name).map_err(failed)? else {
             return Ok(Below::Shown);
         };
@@ -375,7 +389,7 @@ impl View {
             Some(_) => return Ok(Below::Hidden),
             None => {
                 *found = Some(Entry {
-                    path: path.to_owned(),
+                    path: path(),
                     layer,
                     below: Vec::new(),
                     metadata: self.shown(metadata),
@@ -423,6 +437,14 @@ impl View {
 enum Below {
     Shown,
     Hidden,
+}
+
+/// `name` in the folder at `path`, in memory that fits.
+fn joined(path: &Path, name: &OsStr) -> PathBuf {
+    let mut joined = PathBuf::with_capacity(path.as_os_str().len() + 1 + name.len());
+    joined.push(path);
+    joined.push(name);
+    joined
 }
 
 fn io_error(path: &Path, source: io::Error) -> ViewError {

@@ -8,7 +8,7 @@
 mod op;
 mod span;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use petgraph::Direction;
@@ -115,6 +115,28 @@ impl Graph {
         self.dag.node_indices().map(VertexId)
     }
 
+    /// The vertices whose results some step sees: as the tree that it runs in, or by a mount.
+    pub fn seen_by_steps(&self) -> HashSet<VertexId> {
+        let runs = |id: &VertexId| matches!(self.vertex(*id).op, Op::Run(_) | Op::Slim(_));
+        let mut open: Vec<VertexId> =
+            self.ids().filter(runs).flat_map(|id| self.inputs(id)).collect();
+        let mut seen = HashSet::new();
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match self.vertex(id).op {
+                // What else they read is not in their trees.
+                Op::File(_) | Op::Run(_) | Op::Slim(_) => {
+                    open.extend(self.inputs(id).first());
+                }
+                Op::Merge => open.extend(self.inputs(id)),
+                Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
+            }
+        }
+        seen
+    }
+
     /// The vertices that `targets` need, each after those it reads.
     pub fn reachable(&self, targets: &[VertexId]) -> Vec<VertexId> {
         let mut wanted = std::collections::BTreeSet::new();
@@ -171,5 +193,46 @@ mod tests {
         assert_eq!(graph.reachable(&[b]), [base, a, b]);
         assert_eq!(graph.inputs(b), [a, base]);
         assert!(!graph.reachable(&[b]).contains(&unused));
+    }
+
+    #[test]
+    fn steps_see_what_is_below_them_and_what_they_mount() {
+        let mut graph = Graph::new();
+        let base = graph.add(scratch(), &[]);
+        let copied = graph.add(mkdir("/copied"), &[base]);
+        let mounted = graph.add(mkdir("/mounted"), &[base]);
+        let read = graph.add(mkdir("/read"), &[base]);
+        let below = graph.add(mkdir("/below"), &[copied, read]);
+        let op = RunOp {
+            args: vec!["true".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            user: None,
+            network: NetworkMode::Default,
+            security: SecurityMode::default(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            hostname: String::new(),
+            extra_hosts: Vec::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
+            cgroup_parent: None,
+            platform: rbuild_cache::oci::Platform::host(),
+        };
+        let run = Vertex { op: Op::Run(Box::new(op)), ..scratch() };
+        let run = graph.add(run, &[below, mounted]);
+        let last = graph.add(mkdir("/last"), &[run]);
+        let seen = graph.seen_by_steps();
+        for (id, expected) in [
+            (base, true),
+            (copied, true),
+            (mounted, true),
+            (below, true),
+            (read, false),
+            (run, false),
+            (last, false),
+        ] {
+            assert_eq!(seen.contains(&id), expected, "{id:?}");
+        }
     }
 }

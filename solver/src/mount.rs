@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use rbuild_cache::lock::LockGuard;
-use rbuild_cache::snapshot::{Active, ActiveRoot, SnapshotterKind};
+use rbuild_cache::snapshot::{Active, ActiveRoot, Shown, SnapshotterKind};
 
 use crate::error::Cause;
 use crate::graph::{Mount, MountSource};
@@ -53,11 +53,13 @@ pub(crate) struct Mounts {
     held: Held,
 }
 
-/// Locks of cache folders, and folders that take what steps write into bind mounts.
+/// Locks of cache folders, folders that take what steps write into bind mounts, and what keeps the
+/// files of mounted trees from being linked elsewhere.
 #[derive(Default)]
 struct Held {
     locks: Vec<LockGuard>,
     scratch: Vec<Active>,
+    shown: Vec<Shown>,
 }
 
 impl std::fmt::Debug for Mounts {
@@ -177,7 +179,8 @@ impl Worker {
             held.scratch.push(merged);
             return Ok(source);
         }
-        let lower = snapshots.lower(&ids).map_err(Cause::state)?;
+        let (lower, shown) = snapshots.shown(&ids).map_err(Cause::state)?;
+        held.shown.extend(shown);
         let upper = if read_only {
             None
         } else {

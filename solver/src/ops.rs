@@ -17,15 +17,17 @@ pub mod image;
 pub mod run;
 pub mod slim;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
 use rbuild_cache::view::View;
 
+use self::file::Sharing;
 use crate::error::{Cause, SolveError};
-use crate::evidence::{self, Evidence, History, Missed, Origin, Reads};
+use crate::evidence::{self, Evidence, History, Miss, Missed, Origin, Reads};
 use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
 use crate::key::{self, InputDigest};
 use crate::progress::{EventKind, Task};
@@ -46,6 +48,8 @@ pub struct Worker {
     /// There was no record at all when the build began.
     first: bool,
     history: Mutex<History>,
+    /// The vertices whose results steps of this build see.
+    seen: HashSet<VertexId>,
 }
 
 /// One vertex at work: what it is, and who is told.
@@ -56,6 +60,19 @@ pub(crate) struct Work<'a> {
     origins: Vec<Origin>,
     /// Its result was known: that is how its line of progress ends.
     hit: AtomicBool,
+    /// What was found where it gets its files from, for sources elsewhere.
+    pub(crate) revision: OnceLock<String>,
+    /// No step of this build sees its result: files of it may be linked elsewhere.
+    pub(crate) sharing: bool,
+}
+
+impl Work<'_> {
+    fn evidence(&self, inputs: &[InputDigest]) -> Evidence {
+        match self.revision.get() {
+            Some(revision) => Evidence::of(self.vertex, inputs, &[Origin::of_source(revision)]),
+            None => Evidence::of(self.vertex, inputs, &self.origins),
+        }
+    }
 }
 
 impl Worker {
@@ -66,7 +83,8 @@ impl Worker {
         let history = History { at: surroundings.now, ..History::default() };
         // An index that cannot be asked is told of by who needs an answer.
         let first = surroundings.state.index().is_empty().unwrap_or(false);
-        Self { graph, surroundings, place, first, history: Mutex::new(history) }
+        let seen = graph.seen_by_steps();
+        Self { graph, surroundings, place, first, history: Mutex::new(history), seen }
     }
 
     /// Writes down why steps had to run, if any had to, for who asks later.
@@ -85,7 +103,9 @@ impl Worker {
         let vertex = self.graph.vertex(id);
         let task = self.surroundings.reporter.vertex(id);
         let origins = Origin::of_inputs(&self.graph, id);
-        let work = Work { vertex, task, origins, hit: AtomicBool::new(false) };
+        let sharing = !self.seen.contains(&id);
+        let (hit, revision) = (AtomicBool::new(false), OnceLock::new());
+        let work = Work { vertex, task, origins, hit, revision, sharing };
         let shown = !matches!(vertex.op, Op::Scratch | Op::Merge);
         if shown {
             work.task.tell(EventKind::Started { name: vertex.name.clone() });
@@ -174,7 +194,7 @@ impl Worker {
         inputs: &[InputDigest],
         reads: Option<&Reads>,
     ) {
-        let evidence = Evidence::of(work.vertex, inputs, &work.origins);
+        let evidence = work.evidence(inputs);
         let missed = Missed {
             vertex: work.vertex,
             keys,
@@ -194,16 +214,29 @@ impl Worker {
         }
     }
 
+    /// Tells why a step's work is done although its result is as before.
+    pub(crate) fn again(&self, work: &Work<'_>, reason: &str) {
+        work.task.tell(EventKind::Miss { reason: reason.to_owned() });
+        let step = work.vertex.name.clone();
+        self.history().missed.push(Miss { step, reason: reason.to_owned(), ..Miss::default() });
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells those who share results that `work`, over `base`, came to `layer`; returns the tree.
+    /// Tells those who share results that a step, over `base`, came to `layer`; returns the tree.
     pub(crate) fn came_to(&self, keys: Vec<CacheKey>, base: Tree, layer: TreeLayer) -> Tree {
+        let result = StepResult { keys, layer, base, source: None };
+        self.tell_result(result)
+    }
+
+    /// Tells those who share results of `result`; returns the tree.
+    pub(crate) fn tell_result(&self, result: StepResult) -> Tree {
         if let Some(remote) = &self.surroundings.remote {
-            remote.came_to(StepResult { keys, layer: layer.clone(), base: base.clone() });
+            remote.came_to(result.clone());
         }
-        base.with_layer(layer)
+        result.base.with_layer(result.layer)
     }
 
     /// Writes down that `layer` is the result of `work` under `keys`. What is elsewhere is written
@@ -220,7 +253,7 @@ impl Worker {
             snapshot: snapshot.id.clone(),
             content: snapshot.content,
             description: work.vertex.name.clone(),
-            evidence: Evidence::of(work.vertex, inputs, &work.origins).to_json(),
+            evidence: work.evidence(inputs).to_json(),
             created: self.surroundings.now,
         };
         let marks = evidence::marks(work.vertex, &self.place);
@@ -292,7 +325,8 @@ impl Worker {
         let reads = plan.reads();
         self.miss(work, &keys, &digests, Some(&reads));
         let (state, op) = (self.surroundings.state.clone(), op.clone());
-        let written = move || Ok(plan.over(&op, base_view)?.commit(&state, &reads)?);
+        let sharing = if work.sharing { Sharing::Allowed } else { Sharing::Forbidden };
+        let written = move || Ok(plan.over(&op, base_view)?.commit(&state, &reads, sharing)?);
         let layer = TreeLayer::Snapshot(blocking(written).await?);
         self.record(work, keys.clone(), &layer, &digests).await?;
         Ok(self.came_to(keys, base, layer))

@@ -1,13 +1,15 @@
-//! Puts layers together in one plain folder: what overlayfs would show, as files of its own.
+//! Layers as files of their own: put together in one plain folder, as overlayfs would show them, or
+//! copied as they are.
 
 use std::io;
 use std::path::Path;
 
 use fs_err::File;
+use rayon::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use super::entries::{Entry, Kind, entries};
-use super::whiteout::at;
+use super::whiteout::{self, at};
 use crate::metadata::{self, Timestamp, Xattrs};
 use crate::remove::remove_any;
 
@@ -16,7 +18,7 @@ use crate::remove::remove_any;
 /// Each folder on the way to one of the layer's entries is an entry of the layer as well, and so a
 /// real folder here by the time: no link is ever followed.
 pub fn add_layer(layer: &Path, folder: &Path) -> io::Result<()> {
-    if super::whiteout::is_opaque(layer)? {
+    if whiteout::is_opaque(layer)? {
         for entry in fs_err::read_dir(folder)? {
             remove_any(&entry?.path())?;
         }
@@ -29,6 +31,38 @@ pub fn add_layer(layer: &Path, folder: &Path) -> io::Result<()> {
     let folders = entries.iter().rev().filter(|entry| matches!(entry.kind, Kind::Folder { .. }));
     for entry in folders {
         set_time(&folder.join(&entry.path), entry)?;
+    }
+    Ok(())
+}
+
+/// Makes the empty folder `copy` the same layer as `layer`, marks and all, of files of its own.
+pub(crate) fn copy_layer(layer: &Path, copy: &Path) -> io::Result<()> {
+    let entries = entries(layer)?;
+    let is_folder = |entry: &&Entry| matches!(entry.kind, Kind::Folder { .. });
+    for entry in entries.iter().filter(is_folder) {
+        let path = copy.join(&entry.path);
+        fs_err::create_dir(&path)?;
+        if let Kind::Folder { opaque: true } = entry.kind {
+            whiteout::set_opaque(&path)?;
+        }
+    }
+    entries.par_iter().try_for_each(|entry| match entry.kind {
+        Kind::Folder { .. } | Kind::HardLink(_) => Ok(()),
+        Kind::Whiteout => whiteout::make_whiteout(&copy.join(&entry.path)),
+        _ => place(layer, &copy.join(&entry.path), entry),
+    })?;
+    for entry in &entries {
+        if let Kind::HardLink(first) = &entry.kind {
+            fs_err::hard_link(copy.join(first), copy.join(&entry.path))?;
+        }
+    }
+    // The innermost first: what is written into a folder changes its time, and its mode may be such
+    // that nothing can be reached through it.
+    for entry in entries.iter().rev().filter(is_folder) {
+        copy_metadata(&copy.join(&entry.path), entry)?;
+    }
+    if whiteout::is_opaque(layer)? {
+        whiteout::set_opaque(copy)?;
     }
     Ok(())
 }

@@ -5,16 +5,13 @@
 //! layer's place is known: in a second snapshot of it, of which there is one for each place. Tools
 //! that pack layers by themselves leave folders out; BuildKit and Docker list them.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::LayerError;
-use super::entries::{Kind, entries};
-use super::flatten::{copy_metadata, set_time};
-use super::whiteout;
+use super::flatten::copy_layer;
 use crate::digest::{DiffId, Hasher};
 use crate::metadata::{self, Metadata};
-use crate::snapshot::{Draft, SnapshotId};
+use crate::snapshot::SnapshotId;
 use crate::state::StateFolder;
 use crate::view::View;
 
@@ -32,7 +29,7 @@ pub fn settle(state: &StateFolder, ids: &[SnapshotId]) -> Result<Vec<SnapshotId>
         if state.snapshots().get(&settled_id)?.is_none() {
             let lower = View::layers(state.snapshots().lower(&settled)?);
             let draft = state.snapshots().draft()?;
-            link(&state.snapshots().folder(id), &draft)?;
+            copy_layer(&state.snapshots().folder(id), &draft.folder())?;
             mend(&draft.folder(), &implied, &lower)?;
             state.snapshots().commit(&settled_id, draft)?;
         }
@@ -49,34 +46,6 @@ fn id_on(id: &SnapshotId, lower: &[SnapshotId]) -> SnapshotId {
         hasher.field(id.as_str());
     }
     SnapshotId::of_layer(&DiffId(hasher.digest()))
-}
-
-/// Fills `draft` with links to the files in `folder`: both are of the same layer, and neither
-/// changes.
-fn link(folder: &Path, draft: &Draft) -> io::Result<()> {
-    let copy = draft.folder();
-    let entries = entries(folder)?;
-    for entry in &entries {
-        let place = copy.join(&entry.path);
-        match entry.kind {
-            Kind::Folder { opaque } => {
-                fs_err::create_dir(&place)?;
-                if opaque {
-                    whiteout::set_opaque(&place)?;
-                }
-                copy_metadata(&place, entry)?;
-            }
-            _ => fs_err::hard_link(folder.join(&entry.path), &place)?,
-        }
-    }
-    if whiteout::is_opaque(folder)? {
-        whiteout::set_opaque(&copy)?;
-    }
-    let folders = entries.iter().rev().filter(|entry| matches!(entry.kind, Kind::Folder { .. }));
-    for entry in folders {
-        set_time(&copy.join(&entry.path), entry)?;
-    }
-    Ok(())
 }
 
 /// Gives the folders at `paths` what `lower` says of them.

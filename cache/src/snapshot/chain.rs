@@ -2,7 +2,8 @@
 //!
 //! The kernel mounts at most 500 layers at once, asks all of them for a path that is in none, and
 //! takes longer for each. So a chain that is longer than [`LONGEST`] begins with snapshots that hold
-//! what [`PIECE`] layers make together, in overlayfs form and of links to their files. Pieces are cut
+//! what [`PIECE`] layers make together, in overlayfs form and of copies of their files (reflinks where
+//! the disk has them): a step would see hard links (`sharing.rs`). Pieces are cut
 //! from the bottom, where a chain does not change as it grows: each is made once, for all steps that
 //! follow and for later builds. Nobody misses one that is removed; it is made again.
 
@@ -151,7 +152,11 @@ impl Merge {
             _ => {
                 remove_any(&path)?;
                 self.forget(&entry.path);
-                link(layer, &path, &entry)?;
+                match &entry.kind {
+                    // It came before, in the same layer.
+                    Kind::HardLink(first) => fs_err::hard_link(self.folder.join(first), &path)?,
+                    _ => flatten::place(layer, &path, &entry)?,
+                }
             }
         }
         Ok(())
@@ -168,24 +173,6 @@ impl Merge {
             .iter()
             .rev()
             .try_for_each(|(path, entry)| flatten::set_time(&self.folder.join(path), entry))
-    }
-}
-
-/// Makes the file of `layer` that `entry` is a file at `path` as well: neither ever changes.
-fn link(layer: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
-    let source = layer.join(&entry.path);
-    match rustix::fs::link(&source, path) {
-        Ok(()) => Ok(()),
-        // It has as many names as its file system allows, or its owner forbids it.
-        Err(Errno::MLINK | Errno::PERM) => match entry.kind {
-            Kind::HardLink(_) => {
-                let metadata = fs_err::symlink_metadata(&source)?;
-                let size = metadata.len();
-                flatten::place(layer, path, &Entry { kind: Kind::File { size }, ..entry.clone() })
-            }
-            _ => flatten::place(layer, path, entry),
-        },
-        Err(errno) => Err(whiteout::at(path, errno)),
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Found {
     snapshot: Snapshot,
     /// What its files must look like; absent once this was asked, or when this process made them.
     unasked: Option<Digest>,
+    /// Its files may be linked into others.
+    pub(super) sharing: bool,
 }
 
 impl Committed {
@@ -83,23 +85,20 @@ impl Committed {
         draft: Draft,
         entries: &[Entry],
     ) -> Result<Snapshot, SnapshotError> {
-        let Draft { temporary, known, implied, reads } = draft;
+        let Draft { temporary, known, implied, sharing } = draft;
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let folder = temporary.path().join("fs");
         let found = content::of_entries(&folder, entries, &known)?;
-        let meta = Meta::new(&found, &self.boot, implied);
-        let reads = reads.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if !reads.is_empty() {
-            fs_err::write(temporary.path().join("reads"), reads)?;
-        }
+        let sharing = sharing.into_inner();
+        let meta = Meta { implied, sharing, ..Meta::new(&found, &self.boot) };
         meta.write(&temporary.path().join("meta"))?;
         self.session.hold(id.as_str())?;
         match temporary.rename(&self.folder.join(id.as_str())) {
             Ok(()) => {
                 let Content { digest, size, .. } = found;
                 let snapshot = Snapshot { id: id.clone(), content: digest, size };
-                Ok(self.note(snapshot, None, meta.implied))
+                Ok(self.note(snapshot, None, &meta))
             }
             Err((e, temporary)) if is_there(&e) => self.use_other(id, temporary),
             Err((e, _)) => Err(e.into()),
@@ -115,12 +114,12 @@ impl Committed {
         self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))
     }
 
-    fn note(&self, snapshot: Snapshot, unasked: Option<Digest>, implied: Vec<PathBuf>) -> Snapshot {
-        if !implied.is_empty() {
+    fn note(&self, snapshot: Snapshot, unasked: Option<Digest>, meta: &Meta) -> Snapshot {
+        if !meta.implied.is_empty() {
             let mut all = self.implied.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(snapshot.id.clone(), implied);
+            all.insert(snapshot.id.clone(), meta.implied.clone());
         }
-        let found = Found { snapshot: snapshot.clone(), unasked };
+        let found = Found { snapshot: snapshot.clone(), unasked, sharing: meta.sharing };
         self.found().insert(snapshot.id.clone(), found);
         snapshot
     }
@@ -144,18 +143,18 @@ impl Committed {
             opened => opened?,
         };
         let meta = match self.read_meta(file)? {
-            Some(meta) if *meta.boot == *self.boot => Some((meta.stamp, meta)),
+            Some(meta) if *meta.boot == *self.boot => Some(meta),
             // In an earlier boot; or its files were looked at and are well.
-            Some(meta) => self.survived(id, &meta)?.map(|meta| (meta.stamp, meta)),
+            Some(meta) => self.survived(id, &meta)?,
             None => None,
         };
-        let Some((stamp, Meta { content, size, implied, .. })) = meta else {
+        let Some(meta) = meta else {
             tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
             self.take_away(id)?;
             return Ok(None);
         };
-        let snapshot = Snapshot { id: id.clone(), content, size };
-        Ok(Some(self.note(snapshot, Some(stamp), implied)))
+        let snapshot = Snapshot { id: id.clone(), content: meta.content, size: meta.size };
+        Ok(Some(self.note(snapshot, Some(meta.stamp), &meta)))
     }
 
     /// What `file` says, if it is whole. Notes that the snapshot is used.
@@ -177,7 +176,8 @@ impl Committed {
         if found.digest != meta.content || found.size != meta.size {
             return Ok(None);
         }
-        let noted = Meta::new(&found, &self.boot, meta.implied.clone());
+        let (implied, sharing) = (meta.implied.clone(), meta.sharing);
+        let noted = Meta { implied, sharing, ..Meta::new(&found, &self.boot) };
         let aside = self.session.unused_path();
         noted.write(&aside)?;
         fs_err::rename(&aside, self.folder.join(id.as_str()).join("meta"))?;

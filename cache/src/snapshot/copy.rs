@@ -40,7 +40,7 @@ impl Snapshotter for CopySnapshotter {
         make_root(&merged)?;
         layers.iter().try_for_each(|layer| add_layer(layer, &merged))?;
         let before = Before::of(&merged)?;
-        Ok(Active { draft, kind: ActiveKind::Copy(before) })
+        Ok(Active { draft, kind: ActiveKind::Copy(before), _shown: Vec::new() })
     }
 
     fn commit_active(&self, id: &SnapshotId, active: Active) -> Result<Snapshot, SnapshotError> {

@@ -2,13 +2,32 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::SnapshotError;
+use super::{Shown, SnapshotError, sharing};
 use crate::digest::Digest;
 use crate::layer::content::Known;
 use crate::layer::diff::Before;
 use crate::session::{Session, Temporary};
+
+/// Something kept beside a tree, in a form that who keeps it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// What the step that made it read.
+    Reads,
+    /// Which of its files can be linked.
+    Files,
+}
+
+impl Note {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Reads => "reads",
+            Self::Files => "files",
+        }
+    }
+}
 
 /// A folder that is being filled. Dropped, it is removed.
 #[derive(Debug)]
@@ -16,7 +35,7 @@ pub struct Draft {
     pub(super) temporary: Temporary,
     pub(super) known: Mutex<Known>,
     pub(super) implied: Mutex<Vec<PathBuf>>,
-    pub(super) reads: Mutex<Vec<u8>>,
+    pub(super) sharing: AtomicBool,
 }
 
 impl Draft {
@@ -27,7 +46,7 @@ impl Draft {
             temporary,
             known: Mutex::default(),
             implied: Mutex::default(),
-            reads: Mutex::default(),
+            sharing: AtomicBool::default(),
         })
     }
 
@@ -53,9 +72,21 @@ impl Draft {
         *self.implied.lock().unwrap_or_else(PoisonError::into_inner) = folders;
     }
 
-    /// Keeps `bytes` beside the tree: what the step that makes it read, for [`super::Snapshotter::reads`].
-    pub fn set_reads(&self, bytes: Vec<u8>) {
-        *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    /// Keeps `bytes` beside the tree, for [`Snapshotter::note`](super::Snapshotter::note).
+    pub fn add_note(&self, note: Note, bytes: &[u8]) -> io::Result<()> {
+        fs_err::write(self.temporary.path().join(note.name()), bytes)
+    }
+
+    /// Tells that no step of this build is going to see the files: other snapshots may link them
+    /// ([`Snapshotter::may_link_from`](super::Snapshotter::may_link_from)).
+    pub fn set_sharing(&self) {
+        self.sharing.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells that files are links to those of other snapshots: steps get copies.
+    pub fn set_linked(&self) -> io::Result<()> {
+        self.set_sharing();
+        fs_err::write(self.temporary.path().join(sharing::LINKED), "")
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -68,6 +99,8 @@ impl Draft {
 pub struct Active {
     pub(super) draft: Draft,
     pub(super) kind: ActiveKind,
+    /// Keeps what is mounted from being linked elsewhere.
+    pub(super) _shown: Vec<Shown>,
 }
 
 #[derive(Debug)]
@@ -93,6 +126,11 @@ pub enum ActiveRoot {
 }
 
 impl Active {
+    /// [`Draft::set_sharing`]
+    pub fn set_sharing(&self) {
+        self.draft.set_sharing();
+    }
+
     /// How the tree is seen.
     pub fn root(&self) -> ActiveRoot {
         match &self.kind {

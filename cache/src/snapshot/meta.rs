@@ -25,13 +25,17 @@ pub(crate) struct Meta {
     /// [`super::Draft::set_implied`]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) implied: Vec<PathBuf>,
+    /// [`super::Draft::set_sharing`]
+    #[serde(default)]
+    pub(super) sharing: bool,
 }
 
 impl Meta {
     /// That of a tree in which `found` is, written in the boot `boot`.
-    pub(super) fn new(found: &Content, boot: &str, implied: Vec<PathBuf>) -> Self {
+    pub(super) fn new(found: &Content, boot: &str) -> Self {
         let Content { digest, size, disk, stamp } = *found;
-        Self { content: digest, size, disk, stamp, boot: boot.into(), implied }
+        let (implied, sharing) = (Vec::new(), false);
+        Self { content: digest, size, disk, stamp, boot: boot.into(), implied, sharing }
     }
 
     /// Reads what [`Meta::write`] wrote; `None` for anything else.

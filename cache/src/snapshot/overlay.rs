@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::chain;
 use super::{
-    Active, ActiveKind, Committed, Snapshot, SnapshotError, SnapshotId, Snapshotter,
+    Active, ActiveKind, Committed, Shown, Snapshot, SnapshotError, SnapshotId, Snapshotter,
     SnapshotterKind,
 };
 use crate::remove::remove_tree;
@@ -33,15 +33,22 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn prepare(&self, parents: &[SnapshotId]) -> Result<Active, SnapshotError> {
-        let lower = self.lower(parents)?;
+        let (lower, shown) = self.shown(parents)?;
         let draft = self.draft()?;
         fs_err::create_dir(draft.temporary.path().join("work"))?;
-        Ok(Active { draft, kind: ActiveKind::Overlay { lower } })
+        Ok(Active { draft, kind: ActiveKind::Overlay { lower }, _shown: shown })
     }
 
     fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
         let visible = self.committed.visible(ids)?;
         self.committed.whole(&chain::shorten(&self.committed, visible)?)
+    }
+
+    fn shown(&self, ids: &[SnapshotId]) -> Result<(Vec<PathBuf>, Vec<Shown>), SnapshotError> {
+        let visible = self.committed.visible(ids)?;
+        let (own, shown) = self.committed.shown(visible)?;
+        let folders = self.committed.whole(&chain::shorten(&self.committed, own)?)?;
+        Ok((folders, shown))
     }
 
     fn commit_active(&self, id: &SnapshotId, active: Active) -> Result<Snapshot, SnapshotError> {

@@ -23,20 +23,19 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::pattern::PatternMatcher;
-use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::snapshot::{Note, Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
 
 use self::archive::Archive;
-use self::destination::Destination;
+use self::destination::{Destination, Written};
 pub use self::error::FileError;
 use self::mode::Chmod;
-use self::reuse::{Identity, Last};
+use self::reuse::Links;
+pub use self::reuse::Sharing;
 use self::select::Selection;
 use self::source::Memos;
 pub use self::source::{SourceTree, checksum};
@@ -50,8 +49,6 @@ pub struct Plan {
     base: View,
     /// Each with the number of the action it belongs to.
     steps: Vec<(usize, Step)>,
-    /// Names what the same op writes in another build: the op and the folders it reads.
-    line: Digest,
 }
 
 #[derive(Debug)]
@@ -126,12 +123,7 @@ pub fn plan(
         steps.extend(of_action.into_iter().map(|step| (number, step)));
     }
     memos.save();
-    let mut line = Hasher::new();
-    line.field(serde_json::to_vec(op).expect("ops are plain data with string keys"));
-    for source in sources {
-        line.field(source.context.as_deref().unwrap_or_default());
-    }
-    Ok(Plan { base, steps, line: line.digest() })
+    Ok(Plan { base, steps })
 }
 
 /// Whether `op` copies from what it writes over, so that it cannot be planned without.
@@ -225,10 +217,7 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
         steps.push((0, Step::Copy(step)));
     }
     memos.save();
-    let mut line = Hasher::new();
-    line.field(source.context.as_deref().unwrap_or_default());
-    line.field(path);
-    Ok(Plan { base: View::layers(Vec::new()), steps, line: line.digest() })
+    Ok(Plan { base: View::layers(Vec::new()), steps })
 }
 
 /// The owner as far as it is known without looking names up; a name is root until then. The op, which
@@ -250,9 +239,6 @@ fn chmod(change: &ModeChange) -> Result<Chmod, FileError> {
         ModeChange::Symbolic(text) => FileError::Mode(text.clone()),
     })
 }
-
-/// The digests of the files that were written, and those that later layers can link.
-type Written = (HashMap<PathBuf, Digest>, HashMap<PathBuf, Identity>);
 
 impl Plan {
     /// The plan, to be carried out over `base`, which says who the names of owners are. `op` is the
@@ -283,40 +269,46 @@ impl Plan {
 
     /// Writes everything into a new snapshot and commits it, `reads` beside it.
     ///
-    /// Files that the last snapshot of the same op holds are linked from there.
+    /// Files that the store holds are linked, where `sharing` is allowed.
     ///
     /// # Errors
     /// [`FileError::Changed`] when a context is not any more what the checksum says.
-    pub fn commit(self, state: &StateFolder, reads: &Reads) -> Result<Snapshot, FileError> {
-        let file = self.reads_a_context().then(|| {
-            let folder = state.folder("context").map_err(FileError::State)?;
-            Ok::<_, FileError>(folder.join(format!("{}.layer", self.line.hex())))
-        });
-        let file = file.transpose()?;
-        let last = file.as_ref().and_then(|file| Last::open(file, state));
+    pub fn commit(
+        self,
+        state: &StateFolder,
+        reads: &Reads,
+        sharing: Sharing,
+    ) -> Result<Snapshot, FileError> {
+        let (files, bytes) = self.weight();
+        let shared = sharing == Sharing::Allowed && reuse::is_worth_it(files, bytes);
         let draft = state.snapshots().draft()?;
-        let (written, plain) = self.write(&draft.folder(), last)?;
-        for (path, digest) in written {
+        let links = shared.then(|| Links::open(state));
+        let written = self.write(&draft.folder(), links)?;
+        if sharing == Sharing::Allowed {
+            draft.set_sharing();
+        }
+        if written.linked {
+            draft.set_linked().map_err(FileError::State)?;
+        }
+        if shared {
+            let list = reuse::encoded(&written.plain);
+            draft.add_note(Note::Files, &list).map_err(FileError::State)?;
+        }
+        for (path, digest) in written.digests {
             draft.know(path, digest);
         }
-        draft.set_reads(reads.encoded());
-        let snapshot = state.snapshots().commit(&SnapshotId::random(), draft)?;
-        if let Some(file) = file
-            && let Err(error) = reuse::save(&file, &snapshot.id, &plain)
-        {
-            // The next build copies what it could have linked, no more.
-            tracing::warn!(%error, "cannot remember what a layer holds");
-        }
-        Ok(snapshot)
+        draft.add_note(Note::Reads, &reads.encoded()).map_err(FileError::State)?;
+        Ok(state.snapshots().commit(&SnapshotId::random(), draft)?)
     }
 
-    fn reads_a_context(&self) -> bool {
-        self.steps.iter().any(|(_, step)| match step {
-            Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
-                selection.view.may_change()
-            }
-            Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => false,
-        })
+    /// How many files are copied, and their bytes.
+    fn weight(&self) -> (usize, u64) {
+        let items = self.steps.iter().flat_map(|(_, step)| match step {
+            Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => &selection.items[..],
+            Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => &[],
+        });
+        let files = items.filter(|item| item.metadata.is_file());
+        files.fold((0, 0), |(files, bytes), item| (files + 1, bytes + item.metadata.size))
     }
 
     /// Writes everything into the folder `folder`, which is empty and may be written to later.
@@ -327,8 +319,8 @@ impl Plan {
         self.write(folder, None).map(drop)
     }
 
-    fn write(self, folder: &Path, last: Option<Last>) -> Result<Written, FileError> {
-        let mut destination = Destination::new(&self.base, folder, last)?;
+    fn write(self, folder: &Path, links: Option<Links>) -> Result<Written, FileError> {
+        let mut destination = Destination::new(&self.base, folder, links)?;
         for (_, step) in self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time } => {

@@ -11,7 +11,7 @@ use crate::evidence::Reads;
 use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
 use crate::key::{self, InputDigest};
 use crate::mount::Mounts;
-use crate::ops::file::{self, owner};
+use crate::ops::file::{self, Sharing, owner};
 use crate::ops::{Work, Worker, blocking, definition_key, tree};
 use crate::progress::{EventKind, Task};
 use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
@@ -158,7 +158,7 @@ impl Worker {
             {
                 return Ok(Tree::default().with(snapshot));
             }
-            let snapshot = plan.commit(&state, &Reads::default())?;
+            let snapshot = plan.commit(&state, &Reads::default(), Sharing::Forbidden)?;
             let record = rbuild_cache::index::CacheRecord {
                 snapshot: snapshot.id.clone(),
                 content: snapshot.content,
@@ -191,6 +191,9 @@ impl Worker {
                 blocking(move || snapshots.prepare(&ids).map_err(Cause::state)).await?
             }
         };
+        if work.sharing {
+            active.set_sharing();
+        }
         let root = match active.root() {
             ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
             ActiveRoot::Folder(folder) => RootFs::Folder(folder),

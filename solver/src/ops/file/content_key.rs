@@ -1,18 +1,22 @@
 //! What the content key of a file op is made of: all that it reads, as it is going to be written.
 
+use rayon::prelude::*;
 use rbuild_cache::checksum;
 use rbuild_cache::digest::{Digest, Hasher};
 
 use super::mode::Chmod;
-use super::select::Content;
+use super::select::{Content, Item};
 use super::{CopyStep, FileError, Origin, Plan, Step, copy};
+
+/// So many of the paths that are copied make a piece that is hashed by itself.
+const HASHED_TOGETHER: usize = 1024;
 
 impl Plan {
     /// The checksum of all that will be written but where the layers below lead it: paths, types,
     /// modes, owners, bytes; not times.
     pub fn checksum(&self) -> Result<Digest, FileError> {
         let mut hasher = Hasher::new();
-        hasher.field("rbuild file op 1");
+        hasher.field("rbuild file op 2");
         for (_, step) in &self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time: _ } => {
@@ -63,24 +67,36 @@ impl CopyStep {
                     selection.name.as_encoded_bytes()
                 });
                 hasher.field(selection.items.len().to_le_bytes());
-                for item in &selection.items {
-                    let metadata = copy::effective(self, &item.metadata);
-                    let (content, target) = match &item.content {
-                        Content::File(digest) => (Some(*digest), None),
-                        Content::Symlink(target) => (None, Some(target.as_path())),
-                        Content::Directory | Content::Parent | Content::Special => (None, None),
-                    };
-                    hasher.field([u8::from(matches!(item.content, Content::Parent))]);
-                    checksum::add_entry(hasher, &item.path, &metadata, content, target);
-                    hasher.field(item.xattrs.len().to_le_bytes());
-                    for (name, value) in &item.xattrs {
-                        hasher.field(name.to_bytes());
-                        hasher.field(value);
-                    }
-                    hasher.field(item.same_as.map_or([0; 8], |first| (first + 1).to_le_bytes()));
-                }
+                // Pieces of a fixed size, so that it does not matter how many threads there are.
+                let pieces: Vec<Digest> = selection
+                    .items
+                    .par_chunks(HASHED_TOGETHER)
+                    .map(|items| {
+                        let mut hasher = Hasher::new();
+                        items.iter().for_each(|item| self.add_item(&mut hasher, item));
+                        hasher.digest()
+                    })
+                    .collect();
+                pieces.iter().for_each(|piece| hasher.update(piece.as_bytes()));
             }
         }
+    }
+
+    fn add_item(&self, hasher: &mut Hasher, item: &Item) {
+        let metadata = copy::effective(self, &item.metadata);
+        let (content, target) = match &item.content {
+            Content::File(digest) => (Some(*digest), None),
+            Content::Symlink(target) => (None, Some(target.as_path())),
+            Content::Directory | Content::Parent | Content::Special => (None, None),
+        };
+        hasher.field([u8::from(matches!(item.content, Content::Parent))]);
+        checksum::add_entry(hasher, &item.path, &metadata, content, target);
+        hasher.field(item.xattrs.len().to_le_bytes());
+        for (name, value) in &item.xattrs {
+            hasher.field(name.to_bytes());
+            hasher.field(value);
+        }
+        hasher.field(item.same_as.map_or([0; 8], |first| (first + 1).to_le_bytes()));
     }
 }
 

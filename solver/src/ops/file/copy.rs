@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::destination::{Destination, NewDirectory, OpenDirectory};
 use super::mode::Chmod;
-use super::reuse::Identity;
+use super::reuse::{Identity, Links};
 use super::select::{Content, Item, Selection};
 use super::{CopyStep, FileError, Origin};
 
@@ -194,7 +194,7 @@ fn copy_selection(
     };
     for (folder, items) in groups {
         let open = destination.open_directory(&folder)?;
-        let (below, last) = (destination.below(), destination.last());
+        let (below, links) = (destination.below(), destination.links());
         items.par_iter().try_for_each(|item| {
             let name = name_of(item);
             let failed = |source| FileError::io(&folder.join(&name), source);
@@ -203,14 +203,9 @@ fn copy_selection(
             }
             let metadata = effective(step, &item.metadata);
             let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
-            let linked = || match (last, identity(step, item)) {
-                (Some(last), Some(identity)) => {
-                    last.link(&folder.join(&name), identity, open.folder(), &name)
-                }
-                _ if may_link(step, selection, item, &metadata, time, below) => {
-                    link(&selection.view, item, &open, &name)
-                }
-                _ => Ok(false),
+            let linked = || match links {
+                Some(links) => link(links, (step, selection, item), time, open.folder(), &name),
+                None => Ok(false),
             };
             let create = || {
                 if linked()? {
@@ -247,38 +242,30 @@ fn copy_selection(
     Ok(())
 }
 
-/// Whether `item`, which becomes a file like `metadata` of that `time`, can be the file that it is in
-/// the store: nothing about it is to be another, and its only name is not in the layers `below`,
-/// where the new one would be a hard link of it. A layer of `--link` lies on others than those.
-fn may_link(
-    step: &CopyStep,
-    selection: &Selection,
-    item: &Item,
-    metadata: &Metadata,
+/// Links `item`, which gets that `time`, as `name` from wherever the store has it; returns whether that
+/// is done.
+fn link(
+    links: &Links,
+    (step, selection, item): (&CopyStep, &Selection, &Item),
     time: Timestamp,
-    below: &View,
-) -> bool {
-    let Metadata { mode, uid, gid, modified, links, .. } = item.metadata;
-    matches!(item.content, Content::File(_))
-        && !selection.view.may_change()
-        && !step.replace_symlinks
-        && links == 1
-        && !item.loses_xattrs
-        && (metadata.mode, metadata.uid, metadata.gid, time) == (mode, uid, gid, modified)
-        && !below.has_layer_of(&selection.view, &item.entry)
-}
-
-/// Links `item` as `name`; returns whether that is done. A file gets one further name at most: with
-/// more, two of them could meet in one tree.
-fn link(view: &View, item: &Item, open: &OpenDirectory, name: &OsStr) -> Result<bool, Errno> {
-    match view.link(&item.entry, open.folder(), name) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Errno::EXIST),
-        Err(_) => return Ok(false),
+    folder: BorrowedFd<'_>,
+    name: &OsStr,
+) -> Result<bool, Errno> {
+    if item.has_twin || !matches!(item.content, Content::File(_)) {
+        return Ok(false);
     }
-    match Metadata::at(open.folder(), name) {
-        Ok(Some(linked)) if linked.links == 2 => Ok(true),
-        _ => rustix::fs::unlinkat(open.folder(), name, AtFlags::empty()).map(|()| false),
+    let Metadata { mode, uid, gid, .. } = effective(step, &item.metadata);
+    let there = (item.metadata.mode, item.metadata.uid, item.metadata.gid, item.metadata.modified);
+    let stays = (mode, uid, gid, time) == there && !item.loses_xattrs;
+    if stays
+        && !selection.view.may_change()
+        && links.link_entry(&selection.view, &item.entry, folder, name)?
+    {
+        return Ok(true);
+    }
+    match identity(step, item) {
+        Some(identity) => links.link(identity, folder, name),
+        None => Ok(false),
     }
 }
 
@@ -286,7 +273,7 @@ fn link(view: &View, item: &Item, open: &OpenDirectory, name: &OsStr) -> Result<
 /// attributes.
 fn identity(step: &CopyStep, item: &Item) -> Option<Identity> {
     let Content::File(digest) = item.content else { return None };
-    if item.metadata.links > 1 || !item.xattrs.is_empty() {
+    if item.has_twin || !item.xattrs.is_empty() {
         return None;
     }
     let metadata = effective(step, &item.metadata);
@@ -427,6 +414,7 @@ pub(super) fn copy_as_it_is(
         xattrs,
         loses_xattrs: false,
         same_as: None,
+        has_twin: false,
     };
     let made = create(&metadata, metadata.modified, view, &item, open, entry.name());
     made.map_err(|problem| match problem {

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
-use super::reuse::{Identity, Last};
+use super::reuse::{Identity, Links};
 
 /// Where files are written to.
 pub(super) struct Destination {
@@ -31,7 +31,17 @@ pub(super) struct Destination {
     written: HashMap<PathBuf, Digest>,
     /// Written files that have one name, no attributes and nothing else that could not be linked.
     plain: HashMap<PathBuf, Identity>,
-    last: Option<Last>,
+    links: Option<Links>,
+}
+
+/// What was written into a layer.
+pub(super) struct Written {
+    /// The digests of files.
+    pub(super) digests: HashMap<PathBuf, Digest>,
+    /// The files that later layers can link.
+    pub(super) plain: HashMap<PathBuf, Identity>,
+    /// Some files are those of other layers.
+    pub(super) linked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +69,12 @@ pub(super) struct OpenDirectory {
 impl Destination {
     /// Writes into `folder`, an empty one, as a layer over `below`.
     ///
-    /// Files may be linked from the `last` result, so the folder must not be written to afterwards.
-    pub(super) fn new(below: &View, folder: &Path, last: Option<Last>) -> Result<Self, FileError> {
+    /// With `links`, files may be those of other layers: the folder must not be written to afterwards.
+    pub(super) fn new(
+        below: &View,
+        folder: &Path,
+        links: Option<Links>,
+    ) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let layer = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(|error| FileError::State(error.into()))?;
@@ -73,7 +87,7 @@ impl Destination {
             known: HashMap::from([(PathBuf::new(), shows)]),
             written: HashMap::new(),
             plain: HashMap::new(),
-            last,
+            links,
         };
         if shows == Shows::Below {
             let root = below.root()?;
@@ -82,9 +96,10 @@ impl Destination {
         Ok(destination)
     }
 
-    /// What was written: digests of files, and those that later layers can link.
-    pub(super) fn finish(self) -> (HashMap<PathBuf, Digest>, HashMap<PathBuf, Identity>) {
-        (self.written, self.plain)
+    /// What was written.
+    pub(super) fn finish(self) -> Written {
+        let linked = self.links.is_some_and(|links| links.any());
+        Written { digests: self.written, plain: self.plain, linked }
     }
 
     /// Notes that the file at `path` has these bytes.
@@ -98,9 +113,9 @@ impl Destination {
         self.plain.insert(path, identity);
     }
 
-    /// The result that files can be linked from.
-    pub(super) fn last(&self) -> Option<&Last> {
-        self.last.as_ref()
+    /// What files can be linked from.
+    pub(super) fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
     }
 
     /// Notes that the file at `path` is the one at `first`.

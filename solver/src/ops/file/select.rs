@@ -44,6 +44,8 @@ pub(super) struct Item {
     pub(super) loses_xattrs: bool,
     /// An earlier item that is the same file.
     pub(super) same_as: Option<usize>,
+    /// Another item is the same file.
+    pub(super) has_twin: bool,
 }
 
 /// What an [`Item`] holds.
@@ -170,56 +172,32 @@ pub(super) fn select(
     let filter = Filter { include: found.include.as_ref(), exclude, room: room.as_ref() };
     let said = Said::default();
     filter.take_in(Path::new(""), &found.root)?;
-    let mut entries = vec![(PathBuf::new(), found.root.clone(), false)];
+    let walk = Walk { view, memo, filter };
+    let mut pieces = Vec::new();
     if found.root.metadata().is_directory() {
-        entries.extend(filter.below(view, Path::new(""), &found.root, &said)?);
+        pieces = walk.below(Path::new(""), &found.root, &said)?;
     }
-    let mut items: Vec<Item> = entries
-        .into_par_iter()
-        .map(|(path, entry, parent)| item(view, path, entry, parent, memo))
-        .collect::<Result<_, _>>()?;
+    let mut items = Vec::with_capacity(1 + pieces.iter().map(Vec::len).sum::<usize>());
+    items.push(walk.item(PathBuf::new(), found.root.clone(), false)?);
+    pieces.into_iter().for_each(|piece| items.extend(piece));
     note_hard_links(&mut items);
     Ok(Selection { view: view.clone(), name: found.name, items })
-}
-
-fn item(
-    view: &View,
-    path: PathBuf,
-    entry: Entry,
-    parent: bool,
-    memo: &FileMemo,
-) -> Result<Item, FileError> {
-    let mut metadata = *entry.metadata();
-    let content = match metadata.file_type {
-        FileType::Directory if parent => Content::Parent,
-        FileType::Directory => Content::Directory,
-        FileType::File => {
-            let (digest, read) = memo.digest(view, &entry)?;
-            metadata = read;
-            Content::File(digest)
-        }
-        FileType::Symlink => Content::Symlink(view.read_link(&entry)?),
-        FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
-            Content::Special
-        }
-    };
-    // What users note on their files is lost, as in BuildKit; what the kernel goes by is not.
-    let mut xattrs = view.xattrs(&entry)?;
-    let all = xattrs.len();
-    xattrs.retain(|(name, _)| !name.to_bytes().starts_with(b"user."));
-    let loses_xattrs = xattrs.len() < all;
-    Ok(Item { path, entry, metadata, content, xattrs, loses_xattrs, same_as: None })
 }
 
 /// Two names are one file only inside one layer: the store may keep equal files of several layers
 /// as one.
 fn note_hard_links(items: &mut [Item]) {
     let mut first = HashMap::new();
-    for (index, item) in items.iter_mut().enumerate() {
+    for index in 0..items.len() {
+        let item = &mut items[index];
         if item.metadata.is_file() && item.metadata.links > 1 {
             let file = (item.entry.layer(), item.metadata.file_system, item.metadata.inode);
             let first = *first.entry(file).or_insert(index);
-            item.same_as = (first != index).then_some(first);
+            if first != index {
+                item.same_as = Some(first);
+                item.has_twin = true;
+                items[first].has_twin = true;
+            }
         }
     }
 }
@@ -266,56 +244,132 @@ impl Filter<'_> {
         taken.transpose().map(|_| ()).map_err(FileError::Context)
     }
 
-    /// What is copied of the content of `directory`, and whether it is only a parent.
-    fn below(
-        &self,
-        view: &View,
-        path: &Path,
-        directory: &Entry,
-        said: &Said,
-    ) -> Result<Vec<(PathBuf, Entry, bool)>, FileError> {
-        let children = view.children(directory)?;
-        let below: Vec<Vec<(PathBuf, Entry, bool)>> = children
-            .into_par_iter()
-            .map(|child| self.one(view, path.join(child.name()), child, said))
-            .collect::<Result<_, _>>()?;
-        Ok(below.into_iter().flatten().collect())
-    }
-
-    fn one(
-        &self,
-        view: &View,
-        path: PathBuf,
-        entry: Entry,
-        said: &Said,
-    ) -> Result<Vec<(PathBuf, Entry, bool)>, FileError> {
-        let directory = entry.metadata().is_directory();
+    /// Whether what is at `path` is copied; `None` where nothing below it is, either.
+    fn matches(&self, path: &Path, entry: &Entry, said: &Said) -> Option<(Matched, Said)> {
         let mut below = Said::default();
-        let (mut included, mut excluded) = (true, false);
-        if self.include.is_some() || !self.exclude.patterns().is_empty() {
-            let name = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-            if let Some(include) = self.include {
-                (included, below.include) = include.matches(&name, &said.include);
-                let enter = directory && include.may_match_below(&name);
-                if !included && !enter {
-                    return Ok(Vec::new());
-                }
-            }
-            (excluded, below.exclude) = self.exclude.matches(&name, &said.exclude);
-            let enter = directory && !self.exclude.covers(&name);
-            if excluded && !enter {
-                return Ok(Vec::new());
+        if self.include.is_none() && self.exclude.patterns().is_empty() {
+            return Some((Matched::Copied, below));
+        }
+        let directory = entry.metadata().is_directory();
+        let mut included = true;
+        let name = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
+        if let Some(include) = self.include {
+            (included, below.include) = include.matches(&name, &said.include);
+            let enter = directory && include.may_match_below(&name);
+            if !included && !enter {
+                return None;
             }
         }
-        self.take_in(&path, &entry)?;
-        if !directory {
-            return Ok(vec![(path, entry, false)]);
+        let excluded;
+        (excluded, below.exclude) = self.exclude.matches(&name, &said.exclude);
+        let enter = directory && !self.exclude.covers(&name);
+        if excluded && !enter {
+            return None;
         }
-        let matched = included && !excluded;
-        let inside = self.below(view, &path, &entry, &below)?;
-        if !matched && inside.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(std::iter::once((path, entry, !matched)).chain(inside).collect())
+        let matched = if included && !excluded { Matched::Copied } else { Matched::OnTheWay };
+        Some((matched, below))
     }
 }
+
+/// What the patterns say of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Matched {
+    /// It is copied.
+    Copied,
+    /// It is a directory that is only on the way to what is copied, if anything is.
+    OnTheWay,
+}
+
+/// Looks at a tree: directories side by side, and what is in a large one as well.
+struct Walk<'a> {
+    view: &'a View,
+    memo: &'a FileMemo,
+    filter: Filter<'a>,
+}
+
+/// What was found of one directory or of a part of it, in order: the parts are put together only
+/// once, at the end.
+type Pieces = Vec<Vec<Item>>;
+
+impl Walk<'_> {
+    /// What is copied of the content of `directory`.
+    fn below(&self, path: &Path, directory: &Entry, said: &Said) -> Result<Pieces, FileError> {
+        let children = self.view.children(directory)?;
+        let found: Vec<Result<Found, FileError>> = children
+            .into_par_iter()
+            .with_min_len(TOGETHER)
+            .map(|child| self.one(path.join(child.name()), child, said))
+            .collect();
+        let mut pieces: Pieces = vec![Vec::with_capacity(found.len())];
+        for found in found {
+            match found? {
+                Found::Nothing => {}
+                Found::One(item) => pieces.last_mut().expect("there is one").push(item),
+                Found::Many(more) => {
+                    pieces.extend(more);
+                    pieces.push(Vec::new());
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn one(&self, path: PathBuf, entry: Entry, said: &Said) -> Result<Found, FileError> {
+        let Some((matched, below)) = self.filter.matches(&path, &entry, said) else {
+            return Ok(Found::Nothing);
+        };
+        self.filter.take_in(&path, &entry)?;
+        if !entry.metadata().is_directory() {
+            return Ok(Found::One(self.item(path, entry, false)?));
+        }
+        let mut pieces = self.below(&path, &entry, &below)?;
+        let parent = matched == Matched::OnTheWay;
+        if parent && pieces.iter().all(Vec::is_empty) {
+            return Ok(Found::Nothing);
+        }
+        pieces.insert(0, vec![self.item(path, entry, parent)?]);
+        Ok(Found::Many(pieces))
+    }
+
+    fn item(&self, path: PathBuf, entry: Entry, parent: bool) -> Result<Item, FileError> {
+        let mut metadata = *entry.metadata();
+        let content = match metadata.file_type {
+            FileType::Directory if parent => Content::Parent,
+            FileType::Directory => Content::Directory,
+            FileType::File => {
+                let (digest, read) = self.memo.digest(self.view, &entry)?;
+                metadata = read;
+                Content::File(digest)
+            }
+            FileType::Symlink => Content::Symlink(self.view.read_link(&entry)?),
+            FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
+                Content::Special
+            }
+        };
+        // What users note on their files is lost, as in BuildKit; what the kernel goes by is not.
+        let mut xattrs = self.view.xattrs(&entry)?;
+        let all = xattrs.len();
+        xattrs.retain(|(name, _)| !name.to_bytes().starts_with(b"user."));
+        let loses_xattrs = xattrs.len() < all;
+        Ok(Item {
+            path,
+            entry,
+            metadata,
+            content,
+            xattrs,
+            loses_xattrs,
+            same_as: None,
+            has_twin: false,
+        })
+    }
+}
+
+/// What there is to copy at a path.
+enum Found {
+    Nothing,
+    One(Item),
+    Many(Pieces),
+}
+
+/// So many files of a directory are looked at by one thread at least; each may be large.
+const TOGETHER: usize = 4;

@@ -54,10 +54,9 @@ impl SourceTree {
         }
     }
 
-    fn memo(&self, state: &StateFolder) -> Result<FileMemo, FileError> {
-        let Some(context) = &self.context else { return Ok(FileMemo::none()) };
-        let folder = state.folder("context").map_err(FileError::State)?;
-        Ok(FileMemo::open(folder.join(context)))
+    fn memo(&self, state: &StateFolder) -> Result<Arc<FileMemo>, FileError> {
+        let Some(context) = &self.context else { return Ok(Arc::new(FileMemo::none())) };
+        state.file_memo(context).map_err(FileError::State)
     }
 }
 
@@ -85,7 +84,7 @@ impl<'a> Memos<'a> {
         if let Some((_, memo)) = self.open.iter().find(|(context, _)| *context == source.context) {
             return Ok(Arc::clone(memo));
         }
-        let memo = Arc::new(source.memo(self.state)?);
+        let memo = source.memo(self.state)?;
         self.open.push((source.context.clone(), Arc::clone(&memo)));
         Ok(memo)
     }

@@ -123,7 +123,7 @@ impl Place {
 
     pub(super) fn run(&self, actions: Vec<FileAction>) -> Result<(), FileError> {
         let plan = self.plan(actions)?;
-        for (path, digest) in plan.write(self.layer.path(), None)?.0 {
+        for (path, digest) in plan.write(self.layer.path(), None)?.digests {
             let path = self.layer.path().join(path);
             if fs::symlink_metadata(&path).unwrap().is_file() {
                 assert_eq!(Digest::of(fs::read(path).unwrap()), digest);
@@ -560,7 +560,7 @@ fn what_did_not_change_is_linked_from_the_last_result() {
         let folder = place
             .state
             .snapshots()
-            .folder(&plan.commit(&place.state, &Reads::default()).unwrap().id);
+            .folder(&plan.commit(&place.state, &Reads::default(), Sharing::Allowed).unwrap().id);
         View::layers(vec![folder])
     };
     let file = |view: &View, name: &str| {
