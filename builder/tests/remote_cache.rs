@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::faulty_registry::{FaultyRegistry, Reply};
+use crate::faulty_registry::{FaultyRegistry, Reply, status};
 use crate::needs::{self, lacking};
 use crate::rbuild::{Outcome, Rbuild, Run, context, json as read_json, scratch, write};
 use crate::registry::{self, PASSWORD, TestRegistry, USER};
@@ -535,4 +537,42 @@ fn secrets_and_build_arguments_are_in_no_record() {
     assert!(records.contains("keys"), "{records}");
     assert!(!records.contains("hush-hush"), "{records}");
     assert!(!records.contains("classified"), "{records}");
+}
+
+/// `ADD http://…` without a checksum: the server is asked whether the file is still the one that the
+/// other machine got, and sends it only to the first.
+#[test]
+fn a_fresh_machine_asks_whether_a_file_is_unchanged() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let server = FaultyRegistry::start(move |asked| {
+        if asked.headers.get("if-none-match").is_some_and(|etag| etag == "\"one\"") {
+            return Some(status(304));
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+        let headers = vec![("etag".to_owned(), "\"one\"".to_owned())];
+        Some(Reply::Answer { status: 200, headers, body: b"hello\n".to_vec() })
+    });
+    let text =
+        format!("FROM busybox\nADD http://{}/file /file\nRUN cat /file > /read\n", server.host);
+    let context = context(&[("Dockerfile", &text)]);
+    let cache = scratch();
+    let first = Rbuild::new();
+    build(&first, &context).args(["--cache-to", &to(cache.path())]).succeeds();
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
+    let second = Rbuild::new();
+    let again = scratch();
+    let shared = ["--cache-from", &from(cache.path()), "--cache-to", &to(again.path())];
+    let outcome = build(&second, &context).args(shared).succeeds();
+    assert_eq!(sent.load(Ordering::Relaxed), 1, "{outcome}");
+    assert!(outcome.step("RUN cat /file > /read").cached, "{outcome}");
+    assert_eq!(image_id(&first), image_id(&second));
+    // What was only passed on is passed on whole.
+    let third = Rbuild::new();
+    build(&third, &context).args(["--cache-from", &from(again.path())]).succeeds();
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
+    assert_eq!(image_id(&first), image_id(&third));
 }

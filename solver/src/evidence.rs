@@ -14,6 +14,7 @@ mod reads;
 
 use rbuild_cache::digest::{CacheKey, Digest, Hasher};
 use rbuild_cache::index::{CacheRecord, Index, IndexError};
+use rbuild_cache::snapshot::Note;
 use rbuild_cache::state::StateFolder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,6 +54,9 @@ pub struct InputEvidence {
     /// The image's manifest, if it is an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
+    /// What of a source elsewhere it is: the commit of a repository, the digest of a file by http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 /// Where an input comes from.
@@ -62,9 +66,16 @@ pub struct Origin {
     pub name: String,
     /// The image's manifest, if it is an image.
     pub image: Option<Digest>,
+    /// [`InputEvidence::revision`]
+    pub revision: Option<String>,
 }
 
 impl Origin {
+    /// That of a source elsewhere.
+    pub fn of_source(revision: impl ToString) -> Self {
+        Self { revision: Some(revision.to_string()), ..Self::default() }
+    }
+
     /// Those of the inputs of `id`.
     pub fn of_inputs(graph: &Graph, id: VertexId) -> Vec<Self> {
         graph.inputs(id).into_iter().map(|input| Self::of(graph, input)).collect()
@@ -73,14 +84,16 @@ impl Origin {
     fn of(graph: &Graph, id: VertexId) -> Self {
         let vertex = graph.vertex(id);
         match &vertex.op {
-            Op::Image(image) => Self { name: image.name.clone(), image: Some(image.manifest) },
+            Op::Image(image) => {
+                Self { name: image.name.clone(), image: Some(image.manifest), ..Self::default() }
+            }
             // What is on top has a name.
             Op::Merge => {
                 graph.inputs(id).last().map_or_else(Self::default, |top| Self::of(graph, *top))
             }
-            Op::Context(context) => Self { name: context.name.clone(), image: None },
+            Op::Context(context) => Self { name: context.name.clone(), ..Self::default() },
             Op::Scratch | Op::Http(_) | Op::Git(_) | Op::Run(_) | Op::File(_) | Op::Slim(_) => {
-                Self { name: vertex.name.clone(), image: None }
+                Self { name: vertex.name.clone(), ..Self::default() }
             }
         }
     }
@@ -96,7 +109,8 @@ impl Evidence {
                 InputDigest::Tree(digest) => (Some(digest.0.to_string()), None),
                 InputDigest::Content(digest) => (None, Some(digest.to_string())),
             };
-            InputEvidence { tree, content, from: origin.name, image: origin.image }
+            let Origin { name: from, image, revision } = origin;
+            InputEvidence { tree, content, from, image, revision }
         };
         Self {
             op: serde_json::to_value(&vertex.op).expect("ops are plain data with string keys"),
@@ -191,7 +205,7 @@ impl Missed<'_> {
         let Some((record, evidence)) = self.nearest(index)? else {
             return Ok(miss(if self.first { "first build" } else { "not built before" }));
         };
-        let reads = state.snapshots().reads(&record.snapshot).unwrap_or_default();
+        let reads = state.snapshots().note(&record.snapshot, Note::Reads).unwrap_or_default();
         let reads = reads.as_deref().and_then(Reads::parse);
         let differences =
             compare::differences(&evidence, self.evidence, reads.as_ref(), self.reads, self.names);

@@ -14,6 +14,7 @@ use rbuild_cache::index::{CacheRecord, IndexError};
 use rbuild_cache::layer::LayerError;
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
+use serde_json::Value;
 
 use crate::graph::ImageLayer;
 use crate::image_source::{ImageSource, UnpackError};
@@ -48,6 +49,8 @@ pub struct RemoteResult {
     pub location: String,
     /// When it ran, in seconds since 1970.
     pub created: i64,
+    /// [`StepResult::source`]
+    pub source: Option<Value>,
 }
 
 /// A result of elsewhere as a layer of a tree.
@@ -71,6 +74,8 @@ pub struct StepResult {
     pub layer: TreeLayer,
     /// The tree it stands on.
     pub base: Tree,
+    /// What a server said of the file that it is, in a form that who asks for the result knows.
+    pub source: Option<Value>,
 }
 
 /// Says why a result of elsewhere is none.
@@ -109,7 +114,7 @@ pub async fn realize(
         snapshot: snapshot.id.clone(),
         content: snapshot.content,
         description: remote.name.clone(),
-        evidence: serde_json::Value::Null,
+        evidence: Value::Null,
         created: result.created,
     };
     state.index().insert(&[remote.key], &record)?;

@@ -123,6 +123,7 @@ fn comparison(difference: &Difference) -> Vec<String> {
         Difference::Part { name, before, now } | Difference::Image { name, before, now } => {
             both(&format!("{name}:"), before, now)
         }
+        Difference::Revision { before, now } => both("source:", before, now),
         Difference::Path { path, how } => {
             let sign = match how.as_str() {
                 "added" => '+',

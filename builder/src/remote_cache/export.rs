@@ -157,7 +157,7 @@ impl Export {
                 None => pack(&self.images, &self.target, &step.result, task).await?,
             };
             if !rejected.contains(&blob.descriptor.digest) {
-                blobs.push((step.keys, step.result.layer, blob));
+                blobs.push((step.keys, step.result, blob));
             }
         }
         let locations: HashMap<Digest, String> = blobs
@@ -202,7 +202,9 @@ async fn beside(
     while let Some(result) = received.recv().await {
         let Some(identity) = identity(&result.layer) else { continue };
         if let Some(position) = known.get(&identity) {
-            steps[*position].keys.extend(result.keys);
+            let step = &mut steps[*position];
+            step.keys.extend(result.keys);
+            step.result.source = step.result.source.take().or(result.source);
             continue;
         }
         known.insert(identity.clone(), steps.len());
@@ -244,14 +246,14 @@ async fn pack(
 fn content(
     images: &Images,
     target: &CacheTo,
-    blobs: Vec<(BTreeSet<CacheKey>, TreeLayer, StepBlob)>,
+    blobs: Vec<(BTreeSet<CacheKey>, StepResult, StepBlob)>,
 ) -> Result<CacheContent, ExportError> {
     let layers: BTreeMap<Digest, Descriptor> =
         blobs.iter().map(|(.., blob)| (blob.descriptor.digest, blob.descriptor.clone())).collect();
     let positions: HashMap<Digest, usize> = layers.keys().copied().zip(0..).collect();
     let mut records = Vec::new();
-    for (keys, layer, blob) in blobs {
-        let Some((content, size, known)) = claim(images, &layer)? else { continue };
+    for (keys, result, blob) in blobs {
+        let Some((content, size, known)) = claim(images, &result.layer)? else { continue };
         let all: BTreeSet<CacheKey> = keys.iter().copied().chain(known).collect();
         // Those of this build come first.
         let others = all.difference(&keys).copied();
@@ -262,6 +264,7 @@ fn content(
             content,
             size,
             created: blob.described.created,
+            source: result.source.or_else(|| source(&result.layer)),
         });
     }
     let config = serde_json::to_vec(&Records::new(records).to_json())
@@ -293,6 +296,14 @@ fn content(
         manifests.push((Descriptor::of(kind, &index), Bytes::from(index)));
     }
     Ok(CacheContent { config: (of_config, config.into()), layers, manifests })
+}
+
+/// What was said of a result of elsewhere, to be passed on.
+fn source(layer: &TreeLayer) -> Option<serde_json::Value> {
+    match layer {
+        TreeLayer::Remote(remote) => remote.result.source.clone(),
+        TreeLayer::Image { .. } | TreeLayer::Snapshot(_) => None,
+    }
 }
 
 /// What is said of a result: its tree's digest and size, and all keys under which it is known.

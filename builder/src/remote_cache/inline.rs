@@ -51,6 +51,7 @@ pub(crate) fn records<'a>(
             content,
             size,
             created: latest.map_or(described.created, |latest| described.created.min(latest)),
+            source: None,
         });
     }
     Records::new(records).to_json()

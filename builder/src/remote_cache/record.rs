@@ -14,7 +14,8 @@
 //!     "diffId": "sha256:…",        of that layer's uncompressed tar
 //!     "content": "sha256:…",       of the tree without times (cache/src/layer/content.rs)
 //!     "size": 1234,                bytes of the tree's files
-//!     "created": 1700000000        seconds since 1970
+//!     "created": 1700000000,       seconds since 1970
+//!     "source": {…}                what a server said of a file by http: digest, validators
 //!   }]
 //! }
 //! ```
@@ -70,6 +71,9 @@ pub struct Record {
     pub size: u64,
     /// When it ran, in seconds since 1970.
     pub created: i64,
+    /// What a server said of the file that it is (solver/src/ops/http.rs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<serde_json::Value>,
 }
 
 /// Says what is wrong with records.
@@ -148,6 +152,7 @@ impl Records {
                 layer: ImageLayer { descriptor, diff_id: record.diff_id },
                 location: location.to_owned(),
                 created: record.created,
+                source: record.source,
             })
         };
         self.records.into_iter().map(result).collect()
@@ -180,6 +185,7 @@ mod tests {
             content: TreeDigest(Digest::of("content")),
             size: 1,
             created: 2,
+            source: None,
         }
     }
 

@@ -67,6 +67,13 @@ pub enum Difference {
         /// `changed`, `added`, `removed`.
         how: String,
     },
+    /// A source elsewhere: a git repository, a file by http.
+    Revision {
+        /// The commit, or the file's digest, as it was.
+        before: String,
+        /// As it is.
+        now: String,
+    },
     /// What it reads, where it is not known which paths these are.
     Content {
         /// Of what.
@@ -88,6 +95,10 @@ pub(super) fn differences(
         let Some(before) = old.inputs.get(position) else { continue };
         if before.tree != now.tree {
             found.extend(of_trees(before, now));
+        } else if let (Some(before), Some(now)) = (&before.revision, &now.revision)
+            && before != now
+        {
+            found.push(Difference::Revision { before: before.clone(), now: now.clone() });
         } else if before.content != now.content {
             content.push(Difference::Content { name: now.from.clone() });
         }
@@ -252,6 +263,7 @@ impl std::fmt::Display for Difference {
                 write!(f, "base image {name} moved to {}", &now[..end])
             }
             Self::Step { name } => write!(f, "input step `{}` changed", cut(name)),
+            Self::Revision { now, .. } => write!(f, "the source is {} now", cut(now)),
             Self::Path { path, how } => write!(f, "`{path}` {how}"),
             Self::Content { name } if name.is_empty() => f.write_str("what it reads changed"),
             Self::Content { name } => write!(f, "what it reads of `{}` changed", cut(name)),

@@ -126,11 +126,16 @@ impl Worker {
             Self::hit(work);
             return Ok(self.came_to(vec![key], Tree::default(), layer));
         }
+        let _ = work.revision.set(object.to_owned());
+        self.miss(work, &[key], &inputs, None);
         let checkout = checkout(&git, op, &commit, temporary.path()).await?;
         let state = self.surroundings.state.clone();
-        let op = op.clone();
+        let (op, sharing) = (op.clone(), work.sharing);
         let snapshot = blocking(move || {
             let draft = state.snapshots().draft().map_err(Cause::state)?;
+            if sharing {
+                draft.set_sharing();
+            }
             take_over(&checkout, &op, &draft.folder())?;
             drop(temporary);
             state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)

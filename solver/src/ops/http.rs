@@ -3,7 +3,8 @@
 //!
 //! With `--checksum` a known file is taken without asking anybody. Otherwise the server is asked
 //! each time whether the file is still the one it sent; what it said of it is remembered in the
-//! index. Two addresses with the same bytes have two trees, since the file's name is in them.
+//! index, and travels with results that machines share: one that never saw the file asks in the same
+//! way. Two addresses with the same bytes have two trees, since the file's name is in them.
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use crate::graph::{HttpOp, Op};
 use crate::http_source::{Fetched, HttpSourceError, Validators};
 use crate::key::{self, InputDigest};
 use crate::ops::{Work, Worker, blocking};
+use crate::remote_cache::StepResult;
 use crate::single_flight;
 use crate::tree::{Tree, TreeLayer};
 
@@ -46,12 +48,20 @@ pub enum HttpError {
 }
 
 /// What is remembered of an address.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Memo {
     etag: Option<String>,
     last_modified: Option<String>,
     digest: Digest,
     modified: Option<i64>,
+}
+
+/// A file that was fetched before, here or elsewhere.
+struct Remembered {
+    validators: Validators,
+    memo: Memo,
+    key: CacheKey,
+    layer: TreeLayer,
 }
 
 impl Worker {
@@ -68,19 +78,19 @@ impl Worker {
         }
         let address = key::definition(&Op::Http(HttpOp { checksum: None, ..op.clone() }), &[]);
         let _flight = single_flight::lock(self.surroundings.state.locks(), &address).await?;
-        let known = self.remembered(work, op).await?;
+        let known = self.remembered(work, op, &address).await?;
         let draft = self.surroundings.state.snapshots().draft().map_err(Cause::state)?;
         let path = draft.folder().join(&op.filename);
-        let validators = known.as_ref().map(|(validators, ..)| validators);
+        let validators = known.as_ref().map(|known| &known.validators);
         let source = &self.surroundings.http;
         let fetched = source.fetch(&op.url, validators, &path, &work.task).await;
         match (fetched.map_err(HttpError::from)?, known) {
-            (Fetched::NotModified, Some((_, key, layer))) => {
+            (Fetched::NotModified, Some(Remembered { memo, key, layer, .. })) => {
                 Self::hit(work);
-                Ok(self.came_to(vec![key], Tree::default(), layer))
+                Ok(self.tell_file(vec![key, address], layer, &memo))
             }
             (Fetched::NotModified, None) => Err(HttpError::NotModified(op.url.clone()).into()),
-            (Fetched::Body { digest, modified, validators, .. }, _) => {
+            (Fetched::Body { digest, modified, validators, .. }, known) => {
                 if let Some(expected) = op.checksum.filter(|expected| *expected != digest) {
                     return Err(HttpError::Checksum { found: digest, expected }.into());
                 }
@@ -90,30 +100,67 @@ impl Worker {
                     digest,
                     modified,
                 };
-                self.keep_file(work, op, draft, path, memo).await
+                let _ = work.revision.set(digest.to_string());
+                let is_same = known.is_some_and(|known| known.memo.digest == digest);
+                if is_same {
+                    self.again(work, "the server does not say that it is unchanged");
+                } else {
+                    self.miss(work, &[], &[InputDigest::Content(digest)], None);
+                }
+                self.keep_file(work, op, &address, draft, path, memo).await
             }
         }
     }
 
-    /// What is known of the address, and the tree that came of it, if it is still there.
+    /// What is known of the address, here or elsewhere, and the tree that came of it, if it is still
+    /// there.
     async fn remembered(
         &self,
         work: &Work<'_>,
         op: &HttpOp,
-    ) -> Result<Option<(Validators, CacheKey, TreeLayer)>, Cause> {
+        address: &CacheKey,
+    ) -> Result<Option<Remembered>, Cause> {
         let index = self.surroundings.state.index();
         let memo = index.recall(MEMO, op.url.as_bytes()).map_err(Cause::state)?;
-        let Some(memo) = memo.and_then(|memo| serde_json::from_slice::<Memo>(&memo).ok()) else {
+        let here = memo.and_then(|memo| serde_json::from_slice::<Memo>(&memo).ok());
+        if let Some(memo) = here
+            && let Some(known) = self.with_result(work, op, memo).await?
+        {
+            return Ok(Some(known));
+        }
+        let Some(remote) = self.surroundings.remote.as_ref().filter(|_| !work.vertex.ignore_cache)
+        else {
             return Ok(None);
         };
+        let source = remote.find(address).await.and_then(|result| result.source.clone());
+        match source.and_then(|source| serde_json::from_value(source).ok()) {
+            Some(memo) => self.with_result(work, op, memo).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What came of the file that `memo` is of, if the server can be asked about it.
+    async fn with_result(
+        &self,
+        work: &Work<'_>,
+        op: &HttpOp,
+        memo: Memo,
+    ) -> Result<Option<Remembered>, Cause> {
         let wanted = op.checksum.is_none_or(|checksum| checksum == memo.digest);
         if !wanted || (memo.etag.is_none() && memo.last_modified.is_none()) {
             return Ok(None);
         }
         let key = file_key(op, memo.digest, memo.modified);
         let layer = self.known(work, &key).await?;
-        let validators = Validators { etag: memo.etag, last_modified: memo.last_modified };
-        Ok(layer.map(|layer| (validators, key, layer)))
+        let validators =
+            Validators { etag: memo.etag.clone(), last_modified: memo.last_modified.clone() };
+        Ok(layer.map(|layer| Remembered { validators, memo, key, layer }))
+    }
+
+    /// Tells those who share results of the file, and of what the server said of it.
+    fn tell_file(&self, keys: Vec<CacheKey>, layer: TreeLayer, memo: &Memo) -> Tree {
+        let source = serde_json::to_value(memo).ok();
+        self.tell_result(StepResult { keys, layer, base: Tree::default(), source })
     }
 
     /// Commits the file that was fetched to `path`, and remembers what was said of it.
@@ -121,12 +168,13 @@ impl Worker {
         &self,
         work: &Work<'_>,
         op: &HttpOp,
+        address: &CacheKey,
         draft: Draft,
         path: PathBuf,
         memo: Memo,
     ) -> Result<Tree, Cause> {
         let state = self.surroundings.state.clone();
-        let name = op.filename.clone();
+        let (name, sharing) = (op.filename.clone(), work.sharing);
         let (digest, modified) = (memo.digest, memo.modified);
         let snapshot = blocking(move || {
             let file = fs_err::File::open(path).map_err(Cause::state)?;
@@ -135,16 +183,20 @@ impl Worker {
             let time = Timestamp::from_seconds(modified.unwrap_or(0));
             metadata::set_modified(file.file(), time).map_err(Cause::state)?;
             draft.know(name, digest);
+            if sharing {
+                draft.set_sharing();
+            }
             state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
         })
         .await?;
         let keys = vec![file_key(op, digest, modified), pinned_key(op, digest)];
         let layer = TreeLayer::Snapshot(snapshot);
         self.record(work, keys.clone(), &layer, &[InputDigest::Content(digest)]).await?;
-        let memo = serde_json::to_vec(&memo).expect("a memo is plain data");
+        let bytes = serde_json::to_vec(&memo).expect("a memo is plain data");
         let index = self.surroundings.state.index();
-        index.remember(MEMO, op.url.as_bytes(), &memo).map_err(Cause::state)?;
-        Ok(self.came_to(keys, Tree::default(), layer))
+        index.remember(MEMO, op.url.as_bytes(), &bytes).map_err(Cause::state)?;
+        let keys = keys.into_iter().chain([*address]).collect();
+        Ok(self.tell_file(keys, layer, &memo))
     }
 }
 
