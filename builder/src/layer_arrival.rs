@@ -7,6 +7,7 @@
 
 use rbuild_cache::layer::{self, ApplyError, LayerError};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::store::StoreError;
 use rbuild_cache::store::growing::Growing;
 use rbuild_solver::graph::ImageLayer;
 use rbuild_solver::image_source::{ImageSourceError, UnpackError};
@@ -23,6 +24,21 @@ pub type Watcher = mpsc::UnboundedSender<Growing>;
 /// # Errors
 /// No snapshot is left when the blob or what is in it is not what the image says.
 pub async fn snapshot(
+    images: &Images,
+    location: &str,
+    layer: &ImageLayer,
+    task: &Task,
+) -> Result<Snapshot, UnpackError> {
+    match arrived(images, location, layer, task).await {
+        // What lay in the store was damaged, and is gone by now: it is fetched as if it had not been.
+        Err(UnpackError::Layer(LayerError::Store(
+            StoreError::Missing(_) | StoreError::Digest { .. } | StoreError::Size { .. },
+        ))) => arrived(images, location, layer, task).await,
+        arrived => arrived,
+    }
+}
+
+async fn arrived(
     images: &Images,
     location: &str,
     layer: &ImageLayer,
