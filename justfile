@@ -19,7 +19,8 @@ e2e *ARGS:
 # The loops of faults (kills, damage, full disks, builds during prunes), ROUNDS of each
 soak ROUNDS="200":
     RBUILD_ROUNDS={{ROUNDS}} cargo test -p rbuild --test end_to_end -- --test-threads 1 \
-        crash:: damage:: documents:: full_disk:: parallel:: surroundings:: write_order::
+        crash:: damage:: documents:: full_disk:: merging:: parallel:: power_loss:: \
+        surroundings:: write_order::
 
 # What CI runs
 ci:

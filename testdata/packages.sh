@@ -12,6 +12,7 @@ declare -A package=(
   [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [runc]=runc [buildah]=buildah [setpriv]=util-linux
   [newuidmap]=uidmap [pasta]=passt [slirp4netns]=slirp4netns [ssh-agent]=openssh-client [strace]=strace
   [qemu-system-x86_64]="qemu-system-x86 seabios ipxe-qemu" [mkfs.ext4]=e2fsprogs [modprobe]=kmod [cpio]=cpio
+  [faketime]=faketime
 )
 
 has() { PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin command -v "$1" >/dev/null; }

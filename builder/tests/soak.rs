@@ -11,6 +11,13 @@ pub(crate) fn rounds(few: usize) -> usize {
     std::env::var("RBUILD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
 
+/// All numbers from 1 to `most`; or `few` of them, as far apart as can be. `RBUILD_ROUNDS` says how
+/// many instead.
+pub(crate) fn each_or_few(most: usize, few: usize) -> Vec<usize> {
+    let wanted = rounds(few).clamp(1, most.max(1));
+    (0..wanted).map(|n| 1 + n * most / wanted).collect()
+}
+
 /// Random numbers that are the same each time, unless `RBUILD_SEED` says otherwise.
 pub(crate) struct Chance(u64);
 
@@ -49,10 +56,19 @@ RUN cat /made/* /zero | sha256sum > /sum
 
 impl Work {
     pub(crate) fn new() -> Self {
+        Self::of_files(60, 300)
+    }
+
+    /// The same with few files, for loops over all that a build does or leaves.
+    pub(crate) fn small() -> Self {
+        Self::of_files(2, 20)
+    }
+
+    fn of_files(files: u32, lines: u32) -> Self {
         let context = context(&[("Dockerfile", DOCKERFILE)]);
-        for n in 0..60_u32 {
+        for n in 0..files {
             let lines: Vec<String> =
-                (0..300).map(|line| format!("{n} {}\n", line * 7919 % 1009)).collect();
+                (0..lines).map(|line| format!("{n} {}\n", line * 7919 % 1009)).collect();
             write(context.path().join(format!("data/{n}")), &lines.concat());
         }
         Self { context }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::base;
 use crate::figure::figure;
-use crate::needs::{self, lacking};
+use crate::needs::{self, Need, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, run, scratch, write};
 use crate::soak::Work;
 
@@ -99,4 +99,54 @@ fn times_that_cannot_be() {
     write(work.context.path().join("data/new"), "new\n");
     assert_ne!(work.files(&rbuild, 0), expected);
     figure("P35 failed 0");
+}
+
+/// The clock goes wrong between builds, and during one it says whatever it likes.
+#[test]
+fn clocks_that_are_wrong() {
+    if lacking(&needs::STEPS) || lacking(&[Need::Program("faketime")]) {
+        return;
+    }
+    let (work, rbuild) = (Work::small(), Rbuild::new());
+    let expected = work.files(&rbuild, 0);
+    let mut tried = 0;
+    for clock in
+        ["1970-01-02", "2001-09-09", "2038-01-20", "2106-02-08", "2200-01-01", "400 days ago"]
+    {
+        let out = scratch();
+        for (nonce, root) in [(tried, &rbuild), (0, &Rbuild::new())] {
+            let build = work.build(root, nonce).output("type=local", out.path());
+            check_sane(&build.under(&["faketime", clock]).run(), &[0]);
+            assert_eq!(crate::archive::digest_of_tree(out.path()), expected, "{clock}");
+        }
+        for arguments in [&["du"][..], &["prune", "--filter", "until=24h", "-f"], &["images"]] {
+            let run = rbuild.command().args(arguments).under(&["faketime", clock]).run();
+            check_sane(&run, &[0]);
+        }
+        check_sane(&rbuild.command().args(["cache", "verify"]).run(), &[0]);
+        assert_eq!(work.files(&rbuild, 0), expected, "after {clock}");
+        tried += 1;
+    }
+    figure(&format!("P35 clocks: failed 0 of {tried}"));
+}
+
+/// A home and a folder for temporary files that can be read and not written to.
+#[test]
+fn homes_and_temporary_folders_that_are_read_only() {
+    if lacking(&needs::STEPS) || lacking(&[Need::Program("unshare")]) {
+        return;
+    }
+    let (work, rbuild, read_only) = (Work::small(), Rbuild::new(), scratch());
+    let expected = work.files(&rbuild, 0);
+    let script =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"";
+    let path = read_only.path().to_str().unwrap();
+    for (n, name) in ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"].iter().enumerate() {
+        let out = scratch();
+        let build = work.build(&rbuild, n as u64).output("type=local", out.path()).env(name, path);
+        let outcome = build.under(&["unshare", "-m", "sh", "-c", script, "sh", path]).run();
+        check_sane(&outcome, &[0]);
+        assert_eq!(crate::archive::digest_of_tree(out.path()), expected, "{name}");
+    }
+    assert_eq!(fs_err::read_dir(path).unwrap().count(), 0);
 }

@@ -241,3 +241,46 @@ fn without_overlayfs_trees_are_copied() {
         assert_eq!(*tree, trees[0]);
     }
 }
+
+/// What steps made as other users is counted, checked and removed by who built it.
+#[test]
+fn who_builds_also_keeps_house() {
+    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
+        return;
+    }
+    let users = Users::new();
+    let base = users.base("busybox", busybox());
+    let context = users.path("context");
+    write(
+        context.join("Dockerfile"),
+        "FROM busybox\nRUN mkdir -m 700 /closed /closed/deep && \
+         head -c 3000000 /dev/urandom > /closed/deep/file && chmod 400 /closed/deep/file && \
+         chown -R 1234:5678 /closed\n",
+    );
+    for user in User::ALL {
+        users.build(user, &context, &[base.clone(), "-t".into(), "sample:v1".into()]);
+        let run = |arguments: &[&str]| {
+            let mut command = users.rbuild(user);
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let outcome = Outcome::of(command.spawn().unwrap());
+            assert!(outcome.status.success(), "{arguments:?} as {user:?}: {outcome}");
+            outcome.stdout
+        };
+        let on_disk = || -> u64 {
+            let root = users.path(&format!("root-{user:?}"));
+            let du = crate::rbuild::run("du", &["-s", "-B1", root.to_str().unwrap()]);
+            du.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let listed = run(&["du", "--json"]);
+        let sizes = listed.lines().map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["size"].as_u64().unwrap()
+        });
+        assert!(sizes.sum::<u64>() > 6_000_000, "the layer and its blob as {user:?}: {listed}");
+        run(&["cache", "verify"]);
+        let before = on_disk();
+        assert!(before > 6_000_000, "as {user:?}");
+        run(&["rmi", "sample:v1"]);
+        run(&["prune", "--all", "-f"]);
+        assert!(on_disk() < 1_000_000, "as {user:?}: {} of {before}", on_disk());
+    }
+}
