@@ -23,7 +23,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rbuild_cache::pattern::PatternMatcher;
 use rbuild_cache::snapshot::{Note, Snapshot, SnapshotId};

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use fs_err as fs;
+use rbuild_cache::digest::Digest;
 use rbuild_cache::metadata::{FileType, Metadata};
 use rbuild_cache::view::Entry;
 
