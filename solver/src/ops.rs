@@ -30,6 +30,7 @@ use crate::error::{Cause, SolveError};
 use crate::evidence::{self, Evidence, History, Miss, Missed, Origin, Reads};
 use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
 use crate::key::{self, InputDigest};
+use crate::ops::run::accounts::Accounts;
 use crate::progress::{EventKind, Task};
 use crate::remote_cache::{RemoteLayer, StepResult};
 use crate::single_flight;
@@ -50,6 +51,7 @@ pub struct Worker {
     history: Mutex<History>,
     /// The vertices whose results steps of this build see.
     seen: HashSet<VertexId>,
+    accounts: Accounts,
 }
 
 /// One vertex at work: what it is, and who is told.
@@ -84,7 +86,8 @@ impl Worker {
         // An index that cannot be asked is told of by who needs an answer.
         let first = surroundings.state.index().is_empty().unwrap_or(false);
         let seen = graph.seen_by_steps();
-        Self { graph, surroundings, place, first, history: Mutex::new(history), seen }
+        let (history, accounts) = (Mutex::new(history), Accounts::default());
+        Self { graph, surroundings, place, first, history, seen, accounts }
     }
 
     /// Writes down why steps had to run, if any had to, for who asks later.

@@ -1,5 +1,7 @@
 //! RUN: a command in a sandbox over the layers of input 0; what it writes is one new layer.
 
+pub(crate) mod accounts;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +13,8 @@ use crate::evidence::Reads;
 use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
 use crate::key::{self, InputDigest};
 use crate::mount::Mounts;
-use crate::ops::file::{self, Sharing, owner};
+use crate::ops::file::owner::Account;
+use crate::ops::file::{self, Sharing};
 use crate::ops::{Work, Worker, blocking, definition_key, tree};
 use crate::progress::{EventKind, Task};
 use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
@@ -180,11 +183,11 @@ impl Worker {
         inputs: &[Output],
     ) -> Result<rbuild_cache::snapshot::Snapshot, Cause> {
         let ids = self.realize(base, &work.task).await?;
-        let view = self.view(base, &work.task).await?;
         let mounts = self.mounts(work, &op.mounts, inputs).await?;
         let _place = self.surroundings.gate.enter().await;
         let state = &self.surroundings.state;
         let snapshots = state.snapshots().clone();
+        let layers = snapshots.lower(&ids).map_err(Cause::state)?;
         let active = match snapshots.kind() {
             SnapshotterKind::Overlay => snapshots.prepare(&ids).map_err(Cause::state)?,
             SnapshotterKind::Copy => {
@@ -194,11 +197,13 @@ impl Worker {
         if work.sharing {
             active.set_sharing();
         }
+        let user = op.user.as_deref().unwrap_or("0");
+        let account = self.accounts.of(&layers, user)?;
         let root = match active.root() {
             ActiveRoot::Overlay { lower, upper, work } => RootFs::Overlay { lower, upper, work },
             ActiveRoot::Folder(folder) => RootFs::Folder(folder),
         };
-        let process = self.process(op, root, &view, &mounts)?;
+        let process = self.process(op, root, account, &mounts)?;
         let output = Captured::new(work.task.clone());
         let running = self.surroundings.sandbox.run(process, output.sink());
         let status = match self.surroundings.run.timeout {
@@ -230,10 +235,9 @@ impl Worker {
         &self,
         op: &RunOp,
         root: RootFs,
-        view: &rbuild_cache::view::View,
+        account: Account,
         mounts: &Mounts,
     ) -> Result<ProcessSpec, Cause> {
-        let account = owner::account(view, op.user.as_deref().unwrap_or("0"))?;
         let mut env = op.env.clone();
         env.extend(self.surroundings.run.proxies.iter().cloned());
         env.extend(mounts.env.iter().cloned());
