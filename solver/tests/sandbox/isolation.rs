@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("dangerous_calls_are_refused", dangerous_calls_are_refused),
     ("dangerous_32_bit_calls_are_refused", dangerous_32_bit_calls_are_refused),
     ("what_is_no_descriptor_is_refused", what_is_no_descriptor_is_refused),
+    ("empty_names_name_nothing", empty_names_name_nothing),
     ("proc_and_sys_are_masked", proc_and_sys_are_masked),
     ("device_files_lead_nowhere", device_files_lead_nowhere),
     ("nothing_of_the_caller_leaks", nothing_of_the_caller_leaks),
@@ -116,6 +117,20 @@ fn what_is_no_descriptor_is_refused() {
     let fixture = Fixture::new();
     let output = fixture.run(probe(&fixture, crate::probe::DESCRIPTORS)).success();
     assert_eq!(output, "-100: [-1, -1] true\n-1: [-1, -1] true\n1000: [-1, -1] true");
+}
+
+/// Not the working directory, as Python's `venv` relies on.
+fn empty_names_name_nothing() {
+    let fixture = Fixture::new();
+    let uid = 5;
+    let script = format!(
+        "mkdir /d && chown {uid} /d && cd /d
+        [ -e '' ] && echo there; [ -d '' ] && echo folder; chown 6 '' 2>&1 && echo given
+        mkdir '' 2>&1 && echo made; stat -c %u ."
+    );
+    let output = fixture.output(&script);
+    assert_eq!(output.lines().filter(|line| !line.contains("No such file")).count(), 1, "{output}");
+    assert!(output.ends_with(&format!("\n{uid}")), "{output}");
 }
 
 /// Some of these come with a kernel, and some do not.

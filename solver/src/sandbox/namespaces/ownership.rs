@@ -202,7 +202,7 @@ impl<'a> Keeping<'a> {
     fn answer_about_file(&mut self, question: &Question, call: Call) -> Result<Answer, Errno> {
         use Links::{Followed, Kept};
         let here = libc::AT_FDCWD;
-        let name = |folder, index, links| Ok(Name::new(folder, &question.text(index)?, links));
+        let name = |folder, index, links| Name::new(folder, &question.text(index)?, links);
         let number = |index| question.number(index);
         let folder = question.descriptor(0);
         let mode = |index| Mode::from_raw_mode(number(index) & 0o7777);
@@ -388,7 +388,7 @@ fn at(question: &Question, index: usize, flags: u32) -> Result<Name, Errno> {
         return Ok(Name::descriptor(folder));
     }
     let links = if has(libc::AT_SYMLINK_NOFOLLOW) { Links::Kept } else { Links::Followed };
-    Ok(Name::new(folder, &path, links))
+    Name::new(folder, &path, links)
 }
 
 fn three(kind: Kind, question: &Question) -> Change {

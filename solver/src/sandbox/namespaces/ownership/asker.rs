@@ -28,8 +28,13 @@ pub(super) struct Name {
 }
 
 impl Name {
-    pub(super) fn new(folder: i32, path: &CStr, links: Links) -> Self {
-        Self { folder, path: PathBuf::from(OsStr::from_bytes(path.to_bytes())), links }
+    /// # Errors
+    /// An empty path names nothing: what the descriptor itself is, is [`Name::descriptor`].
+    pub(super) fn new(folder: i32, path: &CStr, links: Links) -> Result<Self, Errno> {
+        if path.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        Ok(Self { folder, path: PathBuf::from(OsStr::from_bytes(path.to_bytes())), links })
     }
 
     /// An open file.
