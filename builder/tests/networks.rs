@@ -42,6 +42,7 @@ fn pasta_and_slirp4netns_each_connect_steps() {
     let base = users.base("busybox", busybox());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
     // What listens on the host's loopback is reached neither there nor at the way out.
     let dockerfile = format!(
         "FROM busybox\nRUN cat /etc/resolv.conf; ip -o addr show | sed 's/^/has /'; \\\n\
