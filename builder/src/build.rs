@@ -35,8 +35,9 @@ use crate::epoch;
 use crate::error::{BuildError, ErrorKind, Excerpt, Problem};
 use crate::foreign;
 use crate::http::HttpFiles;
-use crate::image::BuiltImage;
+use crate::image::{BuiltImage, ImageOptions};
 use crate::image_source::{Images, ResolveMode};
+use crate::packing::Packing;
 use crate::provenance::{self, Provenance};
 use crate::registry::Registry;
 use crate::remote_cache::RemoteCaches;
@@ -66,6 +67,8 @@ pub struct Built {
     pub slim: Vec<SlimResult>,
     /// The target as it was before it was slimmed; empty when nothing was.
     pub full: Vec<BuiltImage>,
+    /// Who packs layers of the images already, if anybody does.
+    pub(crate) packing: Option<Arc<Packing>>,
 }
 
 /// Everything a build works with.
@@ -126,8 +129,13 @@ impl<'a> Session<'a> {
         Ok(Loaded { contexts, dockerfile })
     }
 
-    /// Builds the target for every platform.
-    pub async fn build(&self, loaded: &Loaded) -> Result<Built, BuildError> {
+    /// Builds the target for every platform. Layers are packed meanwhile as an image with the
+    /// options `packed` has them.
+    pub async fn build(
+        &self,
+        loaded: &Loaded,
+        packed: Option<&ImageOptions>,
+    ) -> Result<Built, BuildError> {
         let Loaded { contexts, dockerfile } = loaded;
         let mut graph = Graph::new();
         let mut lowered = Vec::new();
@@ -164,6 +172,12 @@ impl<'a> Session<'a> {
         surroundings.run.devices = devices;
         surroundings.arguments = dockerfile.argument_names();
         surroundings.remote = self.remote.clone().map(|remote| remote as Arc<dyn RemoteCache>);
+        let packing = packed.map(|options| {
+            let epochs = lowered.iter().map(|(_, one)| one.epoch);
+            let of_images = targets.iter().copied().zip(epochs);
+            Arc::new(Packing::start(&self.images, options, &graph, of_images))
+        });
+        surroundings.made = packing.as_ref().map(|packing| packing.watcher());
         let graph = Arc::new(graph);
         let solved = solve_without_rejected(Arc::clone(&graph), &targets, Arc::new(surroundings));
         let mut trees = solved.await.map_err(|error| {
@@ -208,6 +222,7 @@ impl<'a> Session<'a> {
             sizes,
             slim: Vec::new(),
             full: Vec::new(),
+            packing,
         };
         for (position, target) in slims.iter().enumerate() {
             let Some(target) = target else { continue };
@@ -409,6 +424,7 @@ impl<'a> Session<'a> {
             reporter: self.reporter.clone(),
             arguments: BTreeSet::new(),
             now: seconds(request.settings.now),
+            made: None,
         })
     }
 }

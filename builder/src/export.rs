@@ -19,6 +19,7 @@ mod referrers;
 mod tar;
 
 use std::io;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_cache::digest::Digest;
@@ -35,6 +36,7 @@ use crate::image::{
     BuiltImage, ImageError, ImageOptions, LayerWatcher, WrittenImage, write_watched,
 };
 use crate::image_source::Images;
+use crate::packing::Packing;
 use crate::request::{BuildRequest, Destination, OutputKind, OutputSpec, UsageError};
 
 pub(crate) use archive::ImageArchive;
@@ -50,6 +52,9 @@ pub trait Exporter: Send + Sync {
     /// What progress shows: `exporting to image`.
     fn title(&self) -> String;
 
+    /// How it has layers packed, if it has.
+    fn layers(&self) -> Option<&ImageOptions>;
+
     /// Sends what was built, for one platform or for several.
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError>;
 }
@@ -63,6 +68,8 @@ pub struct Around {
     pub task: Task,
     /// For tasks of its own.
     pub reporter: Reporter,
+    /// Who packs layers already, if anybody does.
+    pub(crate) packing: Option<Arc<Packing>>,
 }
 
 /// What came of an export.

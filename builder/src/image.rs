@@ -9,12 +9,13 @@ mod attestation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::index::IndexError;
-use rbuild_cache::layer::{self, Compression, LayerError};
+use rbuild_cache::layer::{self, Compression, LayerError, Watch};
 use rbuild_cache::oci::{Descriptor, ImageRef, Index, Manifest, MediaType, Platform};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
@@ -118,6 +119,13 @@ pub struct ImageOptions {
     pub oci_artifact: bool,
     /// Layers of base images that are to be had elsewhere only stay so.
     pub prefer_nondistributable: bool,
+}
+
+impl ImageOptions {
+    /// After which time no file of a new layer may be, in a build with this `SOURCE_DATE_EPOCH`.
+    pub(crate) fn latest(&self, epoch: Option<i64>) -> Option<i64> {
+        self.epoch.or(epoch).filter(|_| self.rewrite_timestamp)
+    }
 }
 
 /// Who is told of an image's layers while it is written. What nobody listens to is just written.
@@ -316,7 +324,7 @@ async fn write_one(
     task: &Task,
 ) -> Result<WrittenImage, ImageError> {
     let epoch = options.epoch.or(built.epoch);
-    let latest = epoch.filter(|_| options.rewrite_timestamp);
+    let latest = options.latest(built.epoch);
     let layers = Layers { latest, watcher, ..Layers::new(images, options, task) };
     let layers = layers.all(&built.tree).await?;
     let mut config = built.config.clone();
@@ -537,6 +545,24 @@ pub(crate) async fn step_blob(
     })
 }
 
+/// Packs the last layer of `tree`, which a step made; does nothing while it cannot be known how the
+/// image will have it.
+pub(crate) async fn pack_last(
+    images: &Images,
+    options: &ImageOptions,
+    latest: Option<i64>,
+    tree: &Tree,
+    watch: Watch,
+    task: &Task,
+) -> Result<(), ImageError> {
+    let Some((TreeLayer::Snapshot(snapshot), below)) = tree.layers.split_last() else {
+        return Ok(());
+    };
+    let layers = Layers { latest, ..Layers::new(images, options, task) };
+    let Some(lower) = layers.known(below)? else { return Ok(()) };
+    layers.pack(snapshot, Some(&lower), watch).await.map(drop)
+}
+
 /// A layer as it stands in a manifest, and what its config says of it.
 struct WrittenLayer {
     descriptor: Descriptor,
@@ -634,12 +660,20 @@ impl<'a> Layers<'a> {
 
     /// The snapshots of all layers, if all are here: then it is known what each layer hides.
     fn known_snapshots(&self, tree: &Tree) -> Result<Option<Vec<SnapshotId>>, ImageError> {
+        self.known(&tree.layers)
+    }
+
+    fn known(&self, layers: &[TreeLayer]) -> Result<Option<Vec<SnapshotId>>, ImageError> {
         let snapshots = self.images.state().snapshots();
-        let mut ids = Vec::with_capacity(tree.layers.len());
-        for layer in &tree.layers {
+        let mut ids = Vec::with_capacity(layers.len());
+        for layer in layers {
             let id = match layer {
                 TreeLayer::Image { layer, .. } => SnapshotId::of_layer(&layer.diff_id),
-                TreeLayer::Snapshot(snapshot) => snapshot.id.clone(),
+                TreeLayer::Snapshot(snapshot) => {
+                    // The build has just used it.
+                    ids.push(snapshot.id.clone());
+                    continue;
+                }
                 TreeLayer::Remote(remote) => SnapshotId::of_layer(&remote.result.layer.diff_id),
             };
             if snapshots.get(&id).map_err(LayerError::from)?.is_none() {
@@ -739,26 +773,20 @@ impl<'a> Layers<'a> {
         let (created, description) = record.map_or((self.options.now, String::new()), |record| {
             (record.created, record.description)
         });
-        let (state, id) = (self.images.state().clone(), snapshot.id.clone());
-        let (compression, latest) = (self.options.compression, self.latest);
-        let watcher = self.watcher.map(|(watcher, image)| (watcher.clone(), image));
-        let watch = move |growing| {
+        let given_up = GivenUp::default();
+        let mut watch = Watch { begun: None, unwanted: Some(Arc::clone(&given_up.0)) };
+        if let Some((watcher, image)) = self.watcher.map(|(one, image)| (one.clone(), image)) {
             // When nobody listens, it is only stored.
-            match watcher {
-                None => {}
-                Some((LayerWatcher::New(watcher), _)) => drop(watcher.send(growing)),
-                Some((LayerWatcher::All(watcher), image)) => {
+            watch.begun = Some(Box::new(move |growing| match watcher {
+                LayerWatcher::New(watcher) => drop(watcher.send(growing)),
+                LayerWatcher::All(watcher) => {
                     let blob = ComingBlob::Growing(growing);
                     drop(watcher.send(ComingLayer { place: (image, position), blob }));
                 }
-            }
-        };
+            }));
+        }
         let _room = room(&self.packing).await;
-        let lower = lower.map(<[SnapshotId]>::to_vec);
-        let exported = blocking(move || {
-            layer::export_watched(&state, &id, lower.as_deref(), compression, latest, watch)
-        });
-        let exported = exported.await?;
+        let exported = self.pack(snapshot, lower, watch).await?;
         let layer = ExportedLayer {
             diff_id: exported.diff_id,
             created: Some(Timestamp::from_seconds(created)),
@@ -771,6 +799,32 @@ impl<'a> Layers<'a> {
             location: None,
             unchecked: false,
         })
+    }
+
+    /// The blob of a step's layer.
+    async fn pack(
+        &self,
+        snapshot: &Snapshot,
+        lower: Option<&[SnapshotId]>,
+        watch: Watch,
+    ) -> Result<layer::ExportedLayer, ImageError> {
+        let lower = lower.map(<[SnapshotId]>::to_vec);
+        let (state, id) = (self.images.state().clone(), snapshot.id.clone());
+        let (compression, latest) = (self.options.compression, self.latest);
+        let packed = blocking(move || {
+            layer::export_watched(&state, &id, lower.as_deref(), compression, latest, watch)
+        });
+        packed.await
+    }
+}
+
+/// Dropped before the layer is done, it ends the work on it.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -24,6 +24,7 @@ mod layout_folder;
 pub mod local_image;
 mod metadata;
 pub mod oci_layout;
+mod packing;
 pub mod progress;
 pub mod provenance;
 pub mod registry;
@@ -33,6 +34,8 @@ pub mod request;
 mod signals;
 pub mod slim;
 mod stage_size;
+
+use std::sync::Arc;
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef};
@@ -45,6 +48,7 @@ use crate::build::{Built, Loaded, Session};
 use crate::error::{BuildError, Problem};
 use crate::export::{Around, Exported, Exporter};
 use crate::image::BuiltImage;
+use crate::packing::Packing;
 use crate::request::{BuildRequest, OutputKind, UsageError};
 
 /// What came of a build.
@@ -109,7 +113,8 @@ async fn attempt(
     loaded: &Loaded,
     exporters: &[Box<dyn Exporter>],
 ) -> Result<Option<Outcome>, BuildError> {
-    let built = session.build(loaded).await?;
+    let packed = exporters.iter().find_map(|exporter| exporter.layers());
+    let built = session.build(loaded, packed).await?;
     let exported = export_all(session, exporters, &built).await;
     let Some(remote) = &session.remote else { return exported.map(Some) };
     match exported {
@@ -132,7 +137,7 @@ async fn export_all(
     let slim = built.slim.clone();
     let mut outcome = Outcome { warnings, sizes, slim, ..Outcome::default() };
     for exporter in exporters {
-        let exported = export(session, &**exporter, &built.images).await?;
+        let exported = export(session, &**exporter, &built.images, built.packing.as_ref()).await?;
         outcome.image = exported.image.or(outcome.image);
         outcome.config = exported.config.or(outcome.config);
         // In the order of `-t`, as buildx has them.
@@ -143,7 +148,7 @@ async fn export_all(
     let request = session.request;
     if request.slim.debug_image && !built.full.is_empty() {
         for exporter in debug_exporters(request)? {
-            let exported = export(session, &*exporter, &built.full).await?;
+            let exported = export(session, &*exporter, &built.full, None).await?;
             outcome.names.extend(exported.names);
         }
     }
@@ -209,12 +214,14 @@ async fn export(
     session: &Session<'_>,
     exporter: &dyn Exporter,
     built: &[BuiltImage],
+    packing: Option<&Arc<Packing>>,
 ) -> Result<Exported, BuildError> {
     let task = session.reporter.start(exporter.title());
     let around = Around {
         images: session.images.clone(),
         task: task.clone(),
         reporter: session.reporter.clone(),
+        packing: packing.cloned(),
     };
     match exporter.export(built, &around).await {
         Ok(done) => {

@@ -56,6 +56,7 @@ mod misses;
 mod networks;
 mod ordinary_user;
 mod outputs;
+mod packing;
 mod parallel;
 mod platforms;
 mod power_loss;

@@ -17,7 +17,9 @@ pub mod tar_writer;
 pub mod whiteout;
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -139,18 +141,27 @@ pub fn export(
     compression: Compression,
     latest: Option<i64>,
 ) -> Result<ExportedLayer, LayerError> {
-    export_watched(state, id, lower, compression, latest, |_| {})
+    export_watched(state, id, lower, compression, latest, Watch::default())
 }
 
-/// Like [`export`]; a blob that has to be made is shown to `watch` before its first byte is there,
-/// so that it can be sent while it is compressed.
+/// Who looks on while a layer is exported.
+#[derive(Default)]
+pub struct Watch {
+    /// Is shown a blob that has to be made before its first byte is there, so that it can be sent
+    /// while it is compressed.
+    pub begun: Option<Box<dyn FnOnce(Growing) + Send>>,
+    /// Whether nobody wants the layer any more: then making it ends with an error.
+    pub unwanted: Option<Arc<AtomicBool>>,
+}
+
+/// Like [`export`], for somebody who looks on.
 pub fn export_watched(
     state: &StateFolder,
     id: &SnapshotId,
     lower: Option<&[SnapshotId]>,
     compression: Compression,
     latest: Option<i64>,
-    watch: impl FnOnce(Growing),
+    watch: Watch,
 ) -> Result<ExportedLayer, LayerError> {
     let key = memo_key(id, lower, compression, latest);
     if let Some(known) = recall(state, &key)? {
@@ -166,10 +177,13 @@ pub fn export_watched(
     let lower = lower.map(|lower| lower.iter().map(|id| snapshots.folder(id)).collect());
     let options = PackOptions { latest, lower };
     let mut writer = state.blobs().writer()?;
-    watch(writer.growing()?);
+    if let Some(begun) = watch.begun {
+        begun(writer.growing()?);
+    }
+    let writer = Wanted { out: writer, unwanted: watch.unwanted };
     let mut compressor = compress::Compressor::new(compression, writer);
     let (diff_id, _) = pack(&snapshots.folder(id), &options, &mut compressor)?;
-    let (digest, size) = compressor.finish()?.commit(None)?;
+    let (digest, size) = compressor.finish()?.out.commit(None)?;
     let descriptor = Descriptor::new(media_type(compression), digest, size);
     let exported = ExportedLayer { descriptor, diff_id };
     remember(state, &key, &exported)?;
@@ -210,6 +224,25 @@ pub fn recompress(
     let exported = ExportedLayer { descriptor, diff_id: *diff_id };
     remember(state, &key, &exported)?;
     Ok(exported)
+}
+
+/// Writes as long as somebody wants it.
+struct Wanted<W> {
+    out: W,
+    unwanted: Option<Arc<AtomicBool>>,
+}
+
+impl<W: Write> Write for Wanted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.unwanted.as_ref().is_some_and(|unwanted| unwanted.load(Ordering::Relaxed)) {
+            return Err(io::Error::other("nobody wants the layer any more"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// The media type of a layer that rbuild writes.
@@ -325,10 +358,12 @@ mod tests {
         let id = step(&state, |folder| fs_err::write(folder.join("a"), "text").unwrap());
         let check = |name: &str, level: Option<i32>, expected: bool| {
             let compression = Compression::named(name, level).unwrap();
-            let compressed = std::cell::Cell::new(false);
-            let watch = |_| compressed.set(true);
+            let compressed = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&compressed);
+            let begun = move |_| seen.store(true, Ordering::Relaxed);
+            let watch = Watch { begun: Some(Box::new(begun)), unwanted: None };
             export_watched(&state, &id, Some(&[]), compression, None, watch).unwrap();
-            assert_eq!(compressed.get(), expected, "{compression}");
+            assert_eq!(compressed.load(Ordering::Relaxed), expected, "{compression}");
         };
         check("gzip", None, true);
         check("gzip", None, false);
@@ -339,6 +374,17 @@ mod tests {
         check("gzip", Some(9), false);
         // The codec's version is part of what is remembered: other versions make other bytes.
         assert!(Compression::default().to_string().contains("libdeflate-"));
+    }
+
+    #[test]
+    fn a_layer_that_nobody_wants_is_given_up() {
+        let (_top, state) = state();
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), [7; 1 << 20]).unwrap());
+        let unwanted = Some(Arc::new(AtomicBool::new(true)));
+        let watch = Watch { begun: None, unwanted };
+        let given_up = export_watched(&state, &id, None, Compression::None, None, watch);
+        assert!(given_up.unwrap_err().to_string().contains("nobody wants"));
+        assert!(export(&state, &id, None, Compression::None, None).is_ok());
     }
 
     #[test]

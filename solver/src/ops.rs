@@ -120,8 +120,13 @@ impl Worker {
             Ok(output) => {
                 if work.hit.into_inner() {
                     self.history().cached.push(vertex.name.clone());
-                } else if shown {
+                    return Ok(output);
+                }
+                if shown {
                     work.task.tell(EventKind::Finished);
+                }
+                if let (Some(made), Output::Tree(tree)) = (&self.surroundings.made, &output) {
+                    made(id, tree);
                 }
                 Ok(output)
             }

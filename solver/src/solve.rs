@@ -62,7 +62,13 @@ pub struct Surroundings {
     pub arguments: BTreeSet<String>,
     /// The time of the request, in seconds since the epoch; written into records, in no key.
     pub now: i64,
+    /// Is told of each tree that had to be made, as soon as it is there.
+    pub made: Option<MadeWatcher>,
 }
+
+/// Is told of a vertex and of the tree that was made for it. It is called between steps, so it may
+/// not take its time.
+pub type MadeWatcher = Arc<dyn Fn(VertexId, &Tree) + Send + Sync>;
 
 /// `--allow`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -125,6 +125,7 @@ impl World {
             reporter: Reporter::new(told.clone()),
             arguments: std::collections::BTreeSet::new(),
             now: 0,
+            made: None,
         };
         Self { sandbox, told, surroundings: Arc::new(surroundings) }
     }

@@ -85,7 +85,7 @@ async fn build(
     let options = export::image_options(&request)?;
     let session = Session::open(&request, reporter.clone())?;
     let loaded = session.load().await?;
-    let built = session.build(&loaded).await?;
+    let built = session.build(&loaded, None).await?;
     let task = reporter.start("comparing: writing the image");
     let written = image::write(&session.images, &built.images, &options, &task).await;
     let image = written.map_err(|error| {

@@ -136,6 +136,10 @@ impl Exporter for DockerExporter {
         }
     }
 
+    fn layers(&self) -> Option<&ImageOptions> {
+        Some(&self.options)
+    }
+
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {
         if built.len() > 1 {
             return Err(ExportError::Format(

@@ -81,6 +81,11 @@ impl ImageExporter {
             return Ok(image::write(images, built, &self.options, task).await?);
         };
         let (watcher, layers) = tokio::sync::mpsc::unbounded_channel();
+        let begun = around.packing.iter().flat_map(|one| one.growing(self.options.compression));
+        for layer in begun {
+            // It is received below.
+            let _ = watcher.send(layer);
+        }
         let watcher = LayerWatcher::New(watcher);
         let (written, ()) = tokio::join!(
             image::write_watched(images, built, &self.options, Some(watcher), task),
@@ -160,6 +165,10 @@ impl ImageExporter {
 impl Exporter for ImageExporter {
     fn title(&self) -> String {
         "exporting to image".into()
+    }
+
+    fn layers(&self) -> Option<&ImageOptions> {
+        Some(&self.options)
     }
 
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::attributes::{Attributes, wrong};
 use super::filesystem::{FilesystemOptions, OutgoingFile, PlatformFiles};
 use super::{Around, ExportError, Exported, Exporter, blocking};
-use crate::image::BuiltImage;
+use crate::image::{BuiltImage, ImageOptions};
 use crate::request::{Destination, UsageError};
 
 /// Writes files to a folder.
@@ -60,6 +60,10 @@ impl LocalExporter {
 impl Exporter for LocalExporter {
     fn title(&self) -> String {
         "exporting to client directory".into()
+    }
+
+    fn layers(&self) -> Option<&ImageOptions> {
+        None
     }
 
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {

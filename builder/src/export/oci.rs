@@ -75,6 +75,10 @@ impl Exporter for OciExporter {
         "exporting to oci image format".into()
     }
 
+    fn layers(&self) -> Option<&ImageOptions> {
+        Some(&self.options)
+    }
+
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {
         let written = match &self.destination {
             Destination::Folder(folder) => self.write_folder(folder, built, around).await?,

@@ -10,7 +10,7 @@ use super::attributes::Attributes;
 use super::destination::DestinationWriter;
 use super::filesystem::{FilesystemOptions, OutgoingFile, PlatformFiles};
 use super::{Around, ExportError, Exported, Exporter, blocking};
-use crate::image::BuiltImage;
+use crate::image::{BuiltImage, ImageOptions};
 use crate::request::{Destination, UsageError};
 
 /// Writes tars of files.
@@ -30,6 +30,10 @@ impl TarExporter {
 impl Exporter for TarExporter {
     fn title(&self) -> String {
         "exporting to client tarball".into()
+    }
+
+    fn layers(&self) -> Option<&ImageOptions> {
+        None
     }
 
     async fn export(&self, built: &[BuiltImage], around: &Around) -> Result<Exported, ExportError> {

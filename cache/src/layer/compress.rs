@@ -84,11 +84,21 @@ impl Compression {
         }
     }
 
-    fn compress(self, piece: &[u8]) -> io::Result<Vec<u8>> {
+    /// Replaces what is in `member` with `piece` compressed.
+    fn compress(self, piece: &[u8], member: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::None => Ok(piece.to_vec()),
-            Self::Gzip { level } => gzip(piece, level),
-            Self::Zstd { level } => zstd::bulk::compress(piece, level.into()),
+            Self::None => {
+                member.clear();
+                member.extend_from_slice(piece);
+                Ok(())
+            }
+            Self::Gzip { level } => gzip(piece, level, member),
+            Self::Zstd { level } => {
+                member.resize(zstd::zstd_safe::compress_bound(piece.len()), 0);
+                let length = zstd::bulk::compress_to_buffer(piece, &mut member[..], level.into())?;
+                member.truncate(length);
+                Ok(())
+            }
         }
     }
 }
@@ -128,12 +138,12 @@ fn deflater<T>(
     })
 }
 
-fn gzip(piece: &[u8], level: u8) -> io::Result<Vec<u8>> {
+fn gzip(piece: &[u8], level: u8, member: &mut Vec<u8>) -> io::Result<()> {
     deflater(effort(piece, level)?, |deflater| {
-        let mut member = vec![0; deflater.gzip_compress_bound(piece.len())];
-        let length = deflater.gzip_compress(piece, &mut member)?;
+        member.resize(deflater.gzip_compress_bound(piece.len()), 0);
+        let length = deflater.gzip_compress(piece, member)?;
         member.truncate(length);
-        Ok(member)
+        Ok(())
     })
 }
 
@@ -164,14 +174,30 @@ pub struct Compressor<W: Write> {
     out: W,
     piece: Vec<u8>,
     /// Pieces that are being compressed, in order.
-    pending: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    pending: VecDeque<Receiver<Piece>>,
+    /// Memory of pieces that were written: new memory for each would have to be zeroed by the kernel.
+    spare: Vec<Vec<u8>>,
     started: bool,
+}
+
+/// A piece that was compressed.
+struct Piece {
+    compressed: io::Result<Vec<u8>>,
+    /// Memory that is free again.
+    spare: Vec<u8>,
 }
 
 impl<W: Write> Compressor<W> {
     /// Compresses to `out`.
     pub fn new(compression: Compression, out: W) -> Self {
-        Self { compression, out, piece: Vec::new(), pending: VecDeque::new(), started: false }
+        Self {
+            compression,
+            out,
+            piece: Vec::new(),
+            pending: VecDeque::new(),
+            spare: Vec::new(),
+            started: false,
+        }
     }
 
     /// Writes what is left, and returns `out`.
@@ -180,9 +206,8 @@ impl<W: Write> Compressor<W> {
         if !self.piece.is_empty() || !self.started {
             self.start_piece();
         }
-        while let Some(next) = self.pending.pop_front() {
-            let compressed = wait(&next)?;
-            self.out.write_all(&compressed)?;
+        while !self.pending.is_empty() {
+            self.write_piece()?;
         }
         self.out.flush()?;
         Ok(self.out)
@@ -191,13 +216,26 @@ impl<W: Write> Compressor<W> {
     fn start_piece(&mut self) {
         self.started = true;
         let compression = self.compression;
-        let piece = std::mem::take(&mut self.piece);
+        let mut piece = std::mem::replace(&mut self.piece, self.spare.pop().unwrap_or_default());
+        let mut member = self.spare.pop().unwrap_or_default();
         let (sender, receiver) = mpsc::sync_channel(1);
         rayon::spawn(move || {
+            let done = compression.compress(&piece, &mut member);
+            piece.clear();
             // Nobody listens when the layer was given up.
-            let _ = sender.send(compression.compress(&piece));
+            let _ = sender.send(Piece { compressed: done.map(|()| member), spare: piece });
         });
         self.pending.push_back(receiver);
+    }
+
+    /// Writes the piece that was begun first.
+    fn write_piece(&mut self) -> io::Result<()> {
+        let Some(next) = self.pending.pop_front() else { return Ok(()) };
+        let Piece { compressed, spare } = wait(&next)?;
+        let compressed = compressed?;
+        self.out.write_all(&compressed)?;
+        self.spare.extend([compressed, spare]);
+        Ok(())
     }
 }
 
@@ -216,9 +254,7 @@ impl<W: Write> Write for Compressor<W> {
         if self.piece.len() == self.compression.piece() {
             self.start_piece();
             if self.pending.len() > 2 * rayon::current_num_threads() {
-                let next = self.pending.pop_front().expect("there are several");
-                let compressed = wait(&next)?;
-                self.out.write_all(&compressed)?;
+                self.write_piece()?;
             }
         }
         Ok(taken)
@@ -231,20 +267,20 @@ impl<W: Write> Write for Compressor<W> {
 
 /// Waits for a piece. On one of rayon's threads other work is done meanwhile, since that work may
 /// be the piece itself.
-fn wait(piece: &Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+fn wait(piece: &Receiver<Piece>) -> io::Result<Piece> {
     let gone = |_| io::Error::other("a thread that compressed a layer panicked");
     loop {
         match piece.try_recv() {
-            Ok(compressed) => return compressed,
+            Ok(piece) => return Ok(piece),
             Err(TryRecvError::Disconnected) => return Err(gone(mpsc::RecvError)),
             Err(TryRecvError::Empty) => {}
         }
         match rayon::yield_now() {
-            None => return piece.recv().map_err(gone)?,
+            None => return piece.recv().map_err(gone),
             Some(rayon::Yield::Executed) => {}
             Some(rayon::Yield::Idle) => {
-                if let Ok(compressed) = piece.recv_timeout(Duration::from_millis(1)) {
-                    return compressed;
+                if let Ok(piece) = piece.recv_timeout(Duration::from_millis(1)) {
+                    return Ok(piece);
                 }
             }
         }
