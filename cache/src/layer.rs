@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn a_layer_that_nobody_wants_is_given_up() {
         let (_top, state) = state();
-        let id = step(&state, |folder| fs_err::write(folder.join("a"), [7; 1 << 20]).unwrap());
+        let id = step(&state, |folder| fs_err::write(folder.join("a"), vec![7; 1 << 20]).unwrap());
         let unwanted = Some(Arc::new(AtomicBool::new(true)));
         let watch = Watch { begun: None, unwanted };
         let given_up = export_watched(&state, &id, None, Compression::None, None, watch);
