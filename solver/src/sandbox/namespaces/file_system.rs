@@ -48,28 +48,27 @@ impl Overlay<'_> {
     /// files copied up whole, so that `upper` is a layer of an image.
     pub(super) fn mount(&self, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
         match self.mount_by_parameters(attributes) {
-            // Before Linux 6.8 overlayfs does not know `lowerdir+`.
-            Err((Errno::INVAL, Stage::Lower)) => self.mount_by_option_string(attributes),
-            Err((errno, _)) => Err(self.failure(errno.raw_os_error())),
+            // Before Linux 6.8 overlayfs does not know `lowerdir+`, and before 6.5 it says so only
+            // when everything is put together.
+            Err(Errno::INVAL) => self.mount_by_option_string(attributes),
+            Err(errno) => Err(self.failure(errno.raw_os_error())),
             Ok(mount) => Ok(mount),
         }
     }
 
-    fn mount_by_parameters(&self, attributes: MountAttrFlags) -> Result<OwnedFd, (Errno, Stage)> {
-        let other = |errno| (errno, Stage::Other);
-        let context =
-            rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(other)?;
+    fn mount_by_parameters(&self, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for layer in self.lower.iter().rev() {
-            set_path(context.as_fd(), "lowerdir+", layer).map_err(|errno| (errno, Stage::Lower))?;
+            set_path(context.as_fd(), "lowerdir+", layer)?;
         }
         if let Some((upper, work)) = self.upper {
-            set_path(context.as_fd(), "upperdir", upper).map_err(other)?;
-            set_path(context.as_fd(), "workdir", work).map_err(other)?;
+            set_path(context.as_fd(), "upperdir", upper)?;
+            set_path(context.as_fd(), "workdir", work)?;
         }
         for (key, value) in self.flags() {
-            set(context.as_fd(), key, value).map_err(other)?;
+            set(context.as_fd(), key, value)?;
         }
-        finish(context.as_fd(), attributes).map_err(other)
+        finish(context.as_fd(), attributes)
     }
 
     fn mount_by_option_string(&self, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
@@ -134,12 +133,6 @@ impl Overlay<'_> {
             _ => failure,
         }
     }
-}
-
-/// Where mounting an overlay failed.
-enum Stage {
-    Lower,
-    Other,
 }
 
 /// Makes a second mount of what is at `path` below `at`, without what is mounted below that.
