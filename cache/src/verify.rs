@@ -253,11 +253,7 @@ mod tests {
         let blob = state.blobs().put(b"blob").unwrap();
         fs_err::create_dir(top.path().join("context")).unwrap();
         let known = top.path().join("context/known");
-        fs_err::write(
-            &known,
-            [b"files".to_vec(), Digest::of("files").as_bytes().to_vec()].concat(),
-        )
-        .unwrap();
+        fs_err::write(&known, FileMemo::file_of_none()).unwrap();
         let found = |remedy| {
             let report = verify(&state, remedy, &|_, _, _| {}).unwrap();
             assert_eq!(report.checked, 4);

@@ -72,8 +72,8 @@ pub struct Origin {
 
 impl Origin {
     /// That of a source elsewhere.
-    pub fn of_source(revision: impl ToString) -> Self {
-        Self { revision: Some(revision.to_string()), ..Self::default() }
+    pub fn of_source(revision: &str) -> Self {
+        Self { revision: Some(revision.to_owned()), ..Self::default() }
     }
 
     /// Those of the inputs of `id`.

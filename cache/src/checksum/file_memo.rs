@@ -97,6 +97,12 @@ impl FileMemo {
         Self { file: Some(file), known, ..Self::default() }
     }
 
+    /// The file of a memo that knows nothing.
+    #[cfg(test)]
+    pub(crate) fn file_of_none() -> Vec<u8> {
+        encoded(&[])
+    }
+
     /// Whether `bytes` are a memo's file, undamaged.
     pub fn is_whole(bytes: &[u8]) -> bool {
         whole_records(bytes).is_some()
@@ -263,7 +269,9 @@ fn encoded(records: &[[u8; RECORD]]) -> Vec<u8> {
 fn check_of(content: &[u8]) -> Digest {
     let pieces: Vec<Digest> = content.par_chunks(PIECE).map(Digest::of).collect();
     let mut hasher = Hasher::new();
-    pieces.iter().for_each(|piece| hasher.update(piece.as_bytes()));
+    for piece in pieces {
+        hasher.update(piece.as_bytes());
+    }
     hasher.digest()
 }
 
@@ -299,7 +307,9 @@ mod tests {
         let records = Records::read(file)?;
         let versions = records.all().iter().map(|record| Version(*record.first_chunk().unwrap()));
         let versions: Vec<Version> = versions.collect();
-        versions.iter().for_each(|version| assert!(records.find(version).is_some()));
+        for version in &versions {
+            assert!(records.find(version).is_some());
+        }
         Some(versions)
     }
 
