@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fs_err::File;
 use rayon::prelude::*;
 
-use super::entries::{Entry, Kind, entries};
+use super::entries::{Entry, Kind, entries, outline};
 use crate::digest::{Digest, Hasher, TreeDigest};
 
 /// What the bytes that are hashed begin with; changes whenever their meaning does.
@@ -84,7 +84,7 @@ pub fn of_entries(folder: &Path, entries: &[Entry], known: &Known) -> io::Result
 /// What the files in `folder` look like without being read: paths, inodes, lengths and times of
 /// the last writing. Whoever writes to one of them changes it, and linking one elsewhere does not.
 pub fn stamp(folder: &Path) -> io::Result<Digest> {
-    Ok(stamp_of(&entries(folder)?))
+    Ok(stamp_of(&outline(folder)?))
 }
 
 fn stamp_of(entries: &[Entry]) -> Digest {

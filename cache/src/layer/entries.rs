@@ -75,13 +75,31 @@ pub enum Kind {
 /// Lists all paths below `folder`, sorted by component, so that a folder comes before what is in
 /// it. `folder` itself is not listed.
 pub fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
+    all(folder, Look::Whole)
+}
+
+/// Like [`entries`], but without targets of links and extended attributes, which cost a system call
+/// for each path; where owners are among the latter, they are read all the same.
+pub fn outline(folder: &Path) -> io::Result<Vec<Entry>> {
+    let is_needed = Ownership::of_this_process() == Ownership::Remembered;
+    all(folder, if is_needed { Look::Whole } else { Look::Outline })
+}
+
+/// How closely paths are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Whole,
+    Outline,
+}
+
+fn all(folder: &Path, look: Look) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];
     while !open.is_empty() {
         let lists: Vec<io::Result<Vec<Found>>> = if open.len() < WORTH_SHARING {
-            open.iter().map(|path| list(folder, path)).collect()
+            open.iter().map(|path| list(folder, path, look)).collect()
         } else {
-            open.par_iter().map(|path| list(folder, path)).collect()
+            open.par_iter().map(|path| list(folder, path, look)).collect()
         };
         open.clear();
         for entries in lists {
@@ -126,23 +144,26 @@ fn link_up(found: Vec<Found>) -> Vec<Entry> {
     found.into_iter().map(link).collect()
 }
 
-fn list(top: &Path, path: &Path) -> io::Result<Vec<Found>> {
+fn list(top: &Path, path: &Path, look: Look) -> io::Result<Vec<Found>> {
     let mut entries = Vec::new();
     for entry in fs_err::read_dir(top.join(path))? {
         let name = entry?.file_name();
-        entries.push(look_at(top, path.join(name))?);
+        entries.push(look_at(top, path.join(name), look)?);
     }
     Ok(entries)
 }
 
-fn look_at(top: &Path, path: PathBuf) -> io::Result<Found> {
+fn look_at(top: &Path, path: PathBuf, look: Look) -> io::Result<Found> {
     let full = top.join(&path);
     let stat = lstat(&full).map_err(|e| at(&full, e))?;
-    let (mut xattrs, opaque) = xattrs(&full)?;
+    let (mut xattrs, opaque) = match look {
+        Look::Whole => xattrs(&full)?,
+        Look::Outline => (Vec::new(), false),
+    };
     let owner = owner(&stat, &xattrs);
     let gone = xattrs.iter().any(|(name, _)| name == whiteout::SUBSTITUTE.as_bytes());
     xattrs.retain(|(name, value)| !ownership::is_note(name, value));
-    let kind = if gone { Kind::Whiteout } else { kind(&full, &stat, opaque)? };
+    let kind = if gone { Kind::Whiteout } else { kind(&full, &stat, opaque, look)? };
     let shared = stat.st_nlink > 1 && !matches!(kind, Kind::Folder { .. } | Kind::Whiteout);
     let entry = Entry {
         path,
@@ -169,9 +190,10 @@ fn owner(stat: &Stat, xattrs: &Xattrs) -> Owner {
     ownership::among(xattrs, metadata::FileType::of_mode(stat.st_mode))
 }
 
-fn kind(path: &Path, stat: &Stat, opaque: bool) -> io::Result<Kind> {
+fn kind(path: &Path, stat: &Stat, opaque: bool, look: Look) -> io::Result<Kind> {
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Folder { opaque },
+        FileType::Symlink if look == Look::Outline => Kind::Link(Vec::new()),
         FileType::Symlink => Kind::Link(fs_err::read_link(path)?.into_os_string().into_vec()),
         FileType::CharacterDevice if is_whiteout(FileType::CharacterDevice, stat.st_rdev) => {
             Kind::Whiteout
