@@ -322,6 +322,8 @@ impl Worker {
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
         let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
         if let Some(layer) = self.known(work, &content).await? {
+            // Of a large context it is much; who waits for the result need not wait for that.
+            rayon::spawn(move || drop(plan));
             Self::hit(work);
             self.record(work, keys.clone(), &layer, &digests).await?;
             return Ok(self.came_to(keys, base, layer));

@@ -73,11 +73,15 @@ impl CopyStep {
                     .par_chunks(HASHED_TOGETHER)
                     .map(|items| {
                         let mut hasher = Hasher::new();
-                        items.iter().for_each(|item| self.add_item(&mut hasher, item));
+                        for item in items {
+                            self.add_item(&mut hasher, item);
+                        }
                         hasher.digest()
                     })
                     .collect();
-                pieces.iter().for_each(|piece| hasher.update(piece.as_bytes()));
+                for piece in pieces {
+                    hasher.update(piece.as_bytes());
+                }
             }
         }
     }

@@ -29,6 +29,9 @@ use super::{CopyStep, FileError, Origin};
 /// Up to this many bytes a file is copied through memory: quicker than asking the kernel.
 const SMALL: u64 = 256 * 1024;
 
+/// So many directories are open at once.
+const OPEN_AT_ONCE: usize = 256;
+
 /// What `metadata` becomes by `--chown` and `--chmod`.
 pub(super) fn effective(step: &CopyStep, metadata: &Metadata) -> Metadata {
     let (uid, gid) = step.owner.unwrap_or((metadata.uid, metadata.gid));
@@ -192,40 +195,17 @@ fn copy_selection(
         Some(name) => name.to_owned(),
         None => target.file_name().unwrap_or_default().to_owned(),
     };
-    for (folder, items) in groups {
-        let open = destination.open_directory(&folder)?;
-        let (below, links) = (destination.below(), destination.links());
-        items.par_iter().try_for_each(|item| {
-            let name = name_of(item);
-            let failed = |source| FileError::io(&folder.join(&name), source);
-            if !open.is_new() {
-                open.clear(below, &name)?;
-            }
-            let metadata = effective(step, &item.metadata);
-            let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
-            let linked = || match links {
-                Some(links) => link(links, (step, selection, item), time, open.folder(), &name),
-                None => Ok(false),
-            };
-            let create = || {
-                if linked()? {
-                    return Ok(());
-                }
-                create(&metadata, time, &selection.view, item, &open, &name)
-            };
-            let made = match create() {
-                // From an earlier source of this layer.
-                Err(Problem::Exists) => {
-                    open.clear(below, &name)?;
-                    create()
-                }
-                made => made,
-            };
-            made.map_err(|problem| match problem {
-                Problem::Exists => failed(Errno::EXIST.into()),
-                Problem::Io(source) => failed(source),
-                Problem::Other(error) => error,
-            })
+    // Directories side by side: in one directory, the kernel lets one thread at a time make a name.
+    let groups: Vec<(PathBuf, Vec<&Item>)> = groups.into_iter().collect();
+    for groups in groups.chunks(OPEN_AT_ONCE) {
+        let open: Vec<(OpenDirectory, &[&Item])> = groups
+            .iter()
+            .map(|(folder, items)| Ok((destination.open_directory(folder)?, &items[..])))
+            .collect::<Result<_, FileError>>()?;
+        let place =
+            Place { step, selection, below: destination.below(), links: destination.links() };
+        open.par_iter().try_for_each(|(open, items)| {
+            items.par_iter().try_for_each(|item| place.make(item, open, &name_of(item)))
         })?;
     }
     for (first, path) in links {
@@ -240,6 +220,48 @@ fn copy_selection(
         finish(destination, step, directory)?;
     }
     Ok(())
+}
+
+/// Where what is no directory is made.
+struct Place<'a> {
+    step: &'a CopyStep,
+    selection: &'a Selection,
+    below: &'a View,
+    links: Option<&'a Links>,
+}
+
+impl Place<'_> {
+    /// Makes `item` as `name` in `open`, whatever is there.
+    fn make(&self, item: &Item, open: &OpenDirectory, name: &OsStr) -> Result<(), FileError> {
+        let failed = |source| FileError::io(&open.path().join(name), source);
+        if !open.is_new() {
+            open.clear(self.below, name)?;
+        }
+        let metadata = effective(self.step, &item.metadata);
+        let time = self.step.times.map_or(metadata.modified, Timestamp::from_seconds);
+        let create = || {
+            if let Some(links) = self.links {
+                let what = (self.step, self.selection, item);
+                if link(links, what, time, open.folder(), name)? {
+                    return Ok(());
+                }
+            }
+            create(&metadata, time, &self.selection.view, item, open, name)
+        };
+        let made = match create() {
+            // From an earlier source of this layer.
+            Err(Problem::Exists) => {
+                open.clear(self.below, name)?;
+                create()
+            }
+            made => made,
+        };
+        made.map_err(|problem| match problem {
+            Problem::Exists => failed(Errno::EXIST.into()),
+            Problem::Io(source) => failed(source),
+            Problem::Other(error) => error,
+        })
+    }
 }
 
 /// Links `item`, which gets that `time`, as `name` from wherever the store has it; returns whether that

@@ -179,7 +179,9 @@ pub(super) fn select(
     }
     let mut items = Vec::with_capacity(1 + pieces.iter().map(Vec::len).sum::<usize>());
     items.push(walk.item(PathBuf::new(), found.root.clone(), false)?);
-    pieces.into_iter().for_each(|piece| items.extend(piece));
+    for piece in pieces {
+        items.extend(piece);
+    }
     note_hard_links(&mut items);
     Ok(Selection { view: view.clone(), name: found.name, items })
 }
@@ -302,13 +304,11 @@ impl Walk<'_> {
             .collect();
         let mut pieces: Pieces = vec![Vec::with_capacity(found.len())];
         for found in found {
-            match found? {
-                Found::Nothing => {}
-                Found::One(item) => pieces.last_mut().expect("there is one").push(item),
-                Found::Many(more) => {
-                    pieces.extend(more);
-                    pieces.push(Vec::new());
-                }
+            let Found { item, below } = found?;
+            pieces.last_mut().expect("there is one").extend(item);
+            if !below.is_empty() {
+                pieces.extend(below);
+                pieces.push(Vec::new());
             }
         }
         Ok(pieces)
@@ -316,19 +316,19 @@ impl Walk<'_> {
 
     fn one(&self, path: PathBuf, entry: Entry, said: &Said) -> Result<Found, FileError> {
         let Some((matched, below)) = self.filter.matches(&path, &entry, said) else {
-            return Ok(Found::Nothing);
+            return Ok(Found::default());
         };
         self.filter.take_in(&path, &entry)?;
         if !entry.metadata().is_directory() {
-            return Ok(Found::One(self.item(path, entry, false)?));
+            let item = Some(self.item(path, entry, false)?);
+            return Ok(Found { item, ..Found::default() });
         }
-        let mut pieces = self.below(&path, &entry, &below)?;
+        let below = self.below(&path, &entry, &below)?;
         let parent = matched == Matched::OnTheWay;
-        if parent && pieces.iter().all(Vec::is_empty) {
-            return Ok(Found::Nothing);
+        if parent && below.iter().all(Vec::is_empty) {
+            return Ok(Found::default());
         }
-        pieces.insert(0, vec![self.item(path, entry, parent)?]);
-        Ok(Found::Many(pieces))
+        Ok(Found { item: Some(self.item(path, entry, parent)?), below })
     }
 
     fn item(&self, path: PathBuf, entry: Entry, parent: bool) -> Result<Item, FileError> {
@@ -364,11 +364,11 @@ impl Walk<'_> {
     }
 }
 
-/// What there is to copy at a path.
-enum Found {
-    Nothing,
-    One(Item),
-    Many(Pieces),
+/// What there is to copy at a path, and below it.
+#[derive(Default)]
+struct Found {
+    item: Option<Item>,
+    below: Pieces,
 }
 
 /// So many files of a directory are looked at by one thread at least; each may be large.
