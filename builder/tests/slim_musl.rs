@@ -72,7 +72,7 @@ fn a_musl_tree_keeps_its_loader_its_libraries_and_their_packages() {
     for mode in ["--slim=closure", "--slim=auto"] {
         let out = scratch();
         let build = rbuild.build(&folder).base("debian:bookworm", debian()).arg(mode);
-        let built = build.output("type=local", out.path()).succeeds();
+        let outcome = build.output("type=local", out.path()).succeeds();
         let tree = out.path();
         for (path, expected) in [
             ("app/main", true),
@@ -86,7 +86,7 @@ fn a_musl_tree_keeps_its_loader_its_libraries_and_their_packages() {
             ("usr/share/man/greet.1", false),
         ] {
             let is_there = tree.join(path).symlink_metadata().is_ok();
-            assert_eq!(is_there, expected, "{mode} {path}\n{built}");
+            assert_eq!(is_there, expected, "{mode} {path}\n{outcome}");
         }
         assert_eq!(run("chroot", &[path(tree), "/app/main", "late"]), "hello\nlater\n");
         let database = fs_err::read_to_string(tree.join("lib/apk/db/installed")).unwrap();

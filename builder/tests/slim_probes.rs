@@ -127,9 +127,9 @@ fn what_was_only_too_slow_is_tried_again() {
         build.args(["--slim-probe=http:8000/etc/group", "--slim-probe-timeout=2s"]).succeeds()
     };
     for _ in 0..2 {
-        let built = build();
-        built.assert_stderr_has(&["THE IMAGE IS NOT SLIM", "no answer in time"]);
-        assert!(!step(&built).cached, "{built}");
+        let outcome = build();
+        outcome.assert_stderr_has(&["THE IMAGE IS NOT SLIM", "no answer in time"]);
+        assert!(!step(&outcome).cached, "{outcome}");
     }
 }
 
