@@ -12,6 +12,7 @@ mod devices;
 pub mod epoch;
 pub mod error;
 pub mod export;
+mod file_place;
 mod foreign;
 pub mod http;
 pub mod image;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::Outcome;
 use crate::error::BuildError;
+use crate::file_place::FilePlace;
 use crate::request::BuildRequest;
 
 /// Writes the files that `request` names; they appear whole or not at all.
@@ -43,15 +44,18 @@ fn metadata(built: &Outcome) -> Map<String, Value> {
     metadata.into_iter().collect()
 }
 
-/// Writes `bytes` into the file `path`, which appears whole or not at all.
+/// Writes `bytes` into the file `path`, which appears whole or not at all; or to a device.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        let path = match FilePlace::of(path)? {
+            FilePlace::File(path) => path,
+            FilePlace::Device(mut device) => return device.write_all(bytes),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(FilePlace::folder(&path))?;
         file.write_all(bytes)?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(mode)?;
-        file.persist(path)?;
+        file.persist(&path)?;
         Ok(())
     };
     write().map_err(|error| {

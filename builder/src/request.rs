@@ -12,6 +12,7 @@ mod engine;
 mod environment;
 mod limits;
 mod output;
+mod place;
 mod resources;
 mod slim;
 mod source;
@@ -394,6 +395,15 @@ impl BuildRequest {
         let build_args = build_args(arguments, &settings, environment)?;
         let call = call(arguments)?;
         let outputs = output::outputs(&arguments.output, arguments.push, arguments.load)?;
+        outputs.iter().try_for_each(|output| place::output(output, environment))?;
+        let places = [
+            ("--metadata-file", &arguments.metadata_file),
+            ("--iidfile", &arguments.iidfile),
+            ("--slim-report", &arguments.slim_report),
+        ];
+        for (flag, path) in places {
+            path.iter().try_for_each(|path| place::file(flag, path))?;
+        }
         let tags = tags(&arguments.tag)?;
         let named = |output: &OutputSpec| output.attributes.contains_key("name");
         if tags.is_empty() && outputs.iter().any(|output| output.pushes() && !named(output)) {

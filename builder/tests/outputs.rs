@@ -26,6 +26,35 @@ fn sample() -> tempfile::TempDir {
     context(&[("Dockerfile", DOCKERFILE), ("file", "text\n")])
 }
 
+/// Renaming a file to its place would make an end of `/dev/null`, too.
+#[test]
+fn a_pipe_is_written_to_and_stays_one() {
+    use std::os::unix::fs::FileTypeExt;
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "text\n")]);
+    let pipe = out.path().join("pipe");
+    run("mkfifo", &[pipe.to_str().unwrap()]);
+    for (output, file) in [("type=tar", "file"), ("type=oci", "oci-layout")] {
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs_err::read(pipe).unwrap()
+        });
+        rbuild.build(&context).output(output, &pipe).succeeds();
+        let bytes = reader.join().unwrap();
+        let mut archive = tar::Archive::new(&*bytes);
+        let mut paths =
+            archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        assert!(paths.any(|path| path == std::path::Path::new(file)), "{output}");
+        assert!(fs_err::metadata(&pipe).unwrap().file_type().is_fifo(), "{output}");
+    }
+    let missing = out.path().join("no/file");
+    for flag in ["--iidfile", "--metadata-file"] {
+        let outcome = rbuild.build(&context).arg(flag).arg(&missing).exits(2);
+        outcome.assert_stderr_has(&[flag, "No such file or directory"]);
+        assert!(!outcome.stderr.contains("COPY"), "nothing was built in vain: {outcome}");
+    }
+}
+
 #[test]
 fn skopeo_and_umoci_read_an_oci_archive() {
     if lacking(&[&needs::STEPS[..], &[Need::Program("skopeo"), Need::Program("umoci")]].concat()) {

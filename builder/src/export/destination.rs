@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use tempfile::NamedTempFile;
 
+use crate::file_place::FilePlace;
 use crate::request::Destination;
 
-/// A file that is being written, or standard output.
+/// A file that is being written, a device, or standard output.
 pub(super) struct DestinationWriter {
     out: BufWriter<Sink>,
 }
@@ -22,15 +23,28 @@ enum Sink {
     /// Where the file system has no such files: written beside its place and renamed.
     Named(NamedTempFile, PathBuf),
     Stdout(io::Stdout),
+    /// A device or a pipe.
+    Device(fs_err::File),
 }
 
 impl Sink {
-    /// The file, and what it is to be called; `None` for standard output.
+    /// A file that is going to be at `path`.
+    fn beside(path: PathBuf) -> io::Result<Self> {
+        let folder = FilePlace::folder(&path);
+        if let Some(file) = nameless(folder) {
+            return Ok(Self::Nameless(file, path));
+        }
+        let permissions = Permissions::from_mode(MODE);
+        let file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+        Ok(Self::Named(file, path))
+    }
+
+    /// The file, and what it is to be called; `None` for what has no way back.
     fn file(&mut self) -> Option<(&mut File, &Path)> {
         match self {
             Self::Nameless(file, path) => Some((file, path)),
             Self::Named(file, path) => Some((file.as_file_mut(), path)),
-            Self::Stdout(_) => None,
+            Self::Stdout(_) | Self::Device(_) => None,
         }
     }
 }
@@ -40,14 +54,9 @@ impl DestinationWriter {
         let sink = match destination {
             Destination::Stdout => Sink::Stdout(io::stdout()),
             Destination::File(path) | Destination::Folder(path) => {
-                if let Some(file) = nameless(folder_of(path)) {
-                    Sink::Nameless(file, path.clone())
-                } else {
-                    let file = tempfile::Builder::new()
-                        .permissions(Permissions::from_mode(MODE))
-                        .tempfile_in(folder_of(path))
-                        .map_err(|e| about(path, &e))?;
-                    Sink::Named(file, path.clone())
+                match FilePlace::of(path).map_err(|e| about(path, &e))? {
+                    FilePlace::Device(device) => Sink::Device(device),
+                    FilePlace::File(place) => Sink::beside(place).map_err(|e| about(path, &e))?,
                 }
             }
         };
@@ -95,6 +104,7 @@ impl DestinationWriter {
     pub(super) fn finish(self) -> io::Result<()> {
         match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {
             Sink::Stdout(mut stdout) => stdout.flush(),
+            Sink::Device(mut device) => device.flush(),
             Sink::Nameless(file, path) => name(&file, &path).map_err(|e| about(&path, &e)),
             Sink::Named(file, path) => {
                 file.persist(&path).map(drop).map_err(|e| about(&path, &e.error))
@@ -105,11 +115,6 @@ impl DestinationWriter {
 
 /// What the umask leaves of it, as for any file that a program makes.
 const MODE: u32 = 0o666;
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
-}
 
 /// A file in `folder` that has no name; `None` where there cannot be one, or where it could not be
 /// given a name.
@@ -128,7 +133,7 @@ fn name(file: &File, path: &Path) -> io::Result<()> {
         let follow = AtFlags::SYMLINK_FOLLOW;
         Ok(rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, aside, follow)?)
     };
-    let aside = tempfile::Builder::new().make_in(folder_of(path), link)?;
+    let aside = tempfile::Builder::new().make_in(FilePlace::folder(path), link)?;
     aside.persist(path).map(drop).map_err(|e| e.error)
 }
 
@@ -144,6 +149,7 @@ impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Stdout(stdout) => stdout.write(bytes),
+            Self::Device(device) => device.write(bytes),
             Self::Nameless(file, path) => file.write(bytes).map_err(|e| about(path, &e)),
             Self::Named(file, path) => file.write(bytes).map_err(|e| about(path, &e)),
         }
@@ -152,6 +158,7 @@ impl Write for Sink {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Stdout(stdout) => stdout.flush(),
+            Self::Device(device) => device.flush(),
             Self::Nameless(file, _) => file.flush(),
             Self::Named(file, _) => file.flush(),
         }
