@@ -132,12 +132,13 @@ fn healthcheck(config: &ContainerConfig) -> Vec<String> {
 fn directives(source: &Source) -> Result<SlimSettings, BuildError> {
     let mut settings = SlimSettings::default();
     for (name, value) in syntax::directive::own(source) {
-        if !name.as_str().starts_with("slim") {
-            continue;
-        }
         settings.set("# rbuild:", name.as_str(), value.as_str()).map_err(|error| {
             let mut problem = Problem::of(&error);
-            problem.excerpt = Some(Excerpt::of(source, value.span));
+            // The value, or the name when there is no such setting.
+            let is_value =
+                matches!(&error, UsageError::Value { value: wrong, .. } if wrong == value.as_str());
+            let span = if is_value { value.span } else { name.span };
+            problem.excerpt = Some(Excerpt::of(source, span));
             BuildError::new(ErrorKind::Failed, problem)
         })?;
     }
@@ -331,6 +332,20 @@ pub(crate) fn write_report(path: &Path, results: &[SlimResult]) -> Result<(), Bu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directives_that_mean_nothing_are_refused_with_their_place() {
+        let check = |text: &str, expected: &str, place: &str| {
+            let source = Source::new("Dockerfile", format!("# rbuild: {text}\nFROM a\n"));
+            let error = directives(&source).unwrap_err();
+            let problem = &error.problems[0];
+            assert!(problem.message.ends_with(expected), "{error}");
+            let span = problem.excerpt.as_ref().unwrap().span.clone();
+            assert_eq!(&source.text()[span], place);
+        };
+        check("slym=auto", "there is no such setting", "slym");
+        check("slim=perhaps", "expected auto, closure, trace or off", "perhaps");
+    }
 
     #[test]
     fn debug_names() {
