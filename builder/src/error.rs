@@ -144,12 +144,16 @@ impl BuildError {
                 let hint = "what the build does not need is left out by a line in `.dockerignore`";
                 problem.hints.push(hint.to_owned());
             }
+            Cause::SecretMissing { id } => {
+                problem.hints.push(format!("`--secret id={id},src=FILE` lends it to the build"));
+            }
+            Cause::SshMissing { id } => {
+                problem.hints.push(format!("`--ssh {id}` lends it to the build"));
+            }
             Cause::DiffId { .. }
             | Cause::File(_)
             | Cause::Http(_)
             | Cause::Git(_)
-            | Cause::SecretMissing { .. }
-            | Cause::SshMissing { .. }
             | Cause::NotAllowed { .. }
             | Cause::Unsupported(_) => {}
         }

@@ -141,7 +141,11 @@ fn a_missing_secret_is_refused_with_its_line() {
         "Dockerfile",
         "FROM busybox\nRUN --mount=type=secret,id=none,required=true true\n",
     )]);
-    rbuild.build(&context).exits(1).assert_stderr_has(&["Dockerfile:2", "secret none: not found"]);
+    rbuild.build(&context).exits(1).assert_stderr_has(&[
+        "Dockerfile:2",
+        "secret none: not found",
+        "`--secret id=none,src=FILE`",
+    ]);
 }
 
 /// An `ssh-agent` with one key, which ends with the test.
