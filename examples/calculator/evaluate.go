@@ -15,13 +15,16 @@ import (
 //	product = factor { ("*" | "/") factor }
 //	factor  = ("+" | "-") factor | "(" sum ")" | number
 func Evaluate(expression string) (float64, error) {
-	p := parser{rest: strings.TrimSpace(expression)}
+	p := parser{rest: strings.Trim(expression, blanks)}
 	value, err := p.sum()
 	if err == nil && p.rest != "" {
 		err = fmt.Errorf("unexpected %q", p.rest)
 	}
 	return value, err
 }
+
+// What may stand around an expression. Knowing all of Unicode's blanks takes a page of the program.
+const blanks = " \t\r\n"
 
 var errDivision = errors.New("division by zero")
 

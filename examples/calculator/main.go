@@ -20,7 +20,7 @@ func main() {
 	}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		if strings.TrimSpace(lines.Text()) != "" {
+		if strings.Trim(lines.Text(), blanks) != "" {
 			answer(lines.Text())
 		}
 	}
