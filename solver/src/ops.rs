@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
+use rbuild_cache::lock::LockGuard;
 use rbuild_cache::view::View;
+use tokio::task::JoinSet;
 
 use self::file::Sharing;
 use crate::error::{Cause, SolveError};
@@ -49,6 +51,8 @@ pub struct Worker {
     /// There was no record at all when the build began.
     first: bool,
     history: Mutex<History>,
+    /// Results that are being written down.
+    records: Mutex<JoinSet<Result<(), SolveError>>>,
     /// The vertices whose results steps of this build see.
     seen: HashSet<VertexId>,
     accounts: Accounts,
@@ -87,7 +91,27 @@ impl Worker {
         let first = surroundings.state.index().is_empty().unwrap_or(false);
         let seen = graph.seen_by_steps();
         let (history, accounts) = (Mutex::new(history), Accounts::default());
-        Self { graph, surroundings, place, first, history, seen, accounts }
+        let records = Mutex::default();
+        Self { graph, surroundings, place, first, history, records, seen, accounts }
+    }
+
+    /// Waits until all results are written down.
+    pub async fn keep_records(&self) -> Result<(), SolveError> {
+        let mut records = std::mem::take(&mut *self.records());
+        let mut kept = Ok(());
+        while let Some(written) = records.join_next().await {
+            match written {
+                Ok(written) => kept = kept.and(written),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime ends, and with it the build.
+                Err(_) => {}
+            }
+        }
+        kept
+    }
+
+    fn records(&self) -> MutexGuard<'_, JoinSet<Result<(), SolveError>>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down why steps had to run, if any had to, for who asks later.
@@ -256,7 +280,45 @@ impl Worker {
         layer: &TreeLayer,
         inputs: &[InputDigest],
     ) -> Result<(), Cause> {
-        let TreeLayer::Snapshot(snapshot) = layer else { return Ok(()) };
+        match self.writing(work, keys, layer, inputs) {
+            Some(write) => blocking(write).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Like [`Self::record`], but the steps after this one need not wait for it: whoever asks for the
+    /// same result waits for `flight`, which ends when the record is there.
+    pub(crate) async fn record_beside(
+        &self,
+        work: &Work<'_>,
+        keys: Vec<CacheKey>,
+        layer: &TreeLayer,
+        inputs: &[InputDigest],
+        flight: LockGuard,
+    ) -> Result<(), Cause> {
+        if self.surroundings.remote.is_some() {
+            // Who shares results looks records up.
+            return self.record(work, keys, layer, inputs).await;
+        }
+        if let Some(write) = self.writing(work, keys, layer, inputs) {
+            let (name, span) = (work.vertex.name.clone(), work.vertex.span.clone());
+            self.records().spawn_blocking(move || {
+                let _flight = flight;
+                write().map_err(|cause| SolveError { name, span, cause: Arc::new(cause) })
+            });
+        }
+        Ok(())
+    }
+
+    /// What writes the record; nothing for what is elsewhere.
+    fn writing(
+        &self,
+        work: &Work<'_>,
+        keys: Vec<CacheKey>,
+        layer: &TreeLayer,
+        inputs: &[InputDigest],
+    ) -> Option<impl FnOnce() -> Result<(), Cause> + Send + 'static> {
+        let TreeLayer::Snapshot(snapshot) = layer else { return None };
         let record = CacheRecord {
             snapshot: snapshot.id.clone(),
             content: snapshot.content,
@@ -266,8 +328,7 @@ impl Worker {
         };
         let marks = evidence::marks(work.vertex, &self.place);
         let state = self.surroundings.state.clone();
-        blocking(move || state.index().insert_marked(&keys, &marks, &record).map_err(Cause::state))
-            .await
+        Some(move || state.index().insert_marked(&keys, &marks, &record).map_err(Cause::state))
     }
 
     /// A file op; once more from the start when a context changed while it was read.
@@ -320,12 +381,12 @@ impl Worker {
         let digests = [base_digest, InputDigest::Content(checksum)];
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
-        let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
         if let Some(layer) = self.known(work, &content).await? {
             // Of a large context it is much; who waits for the result need not wait for that.
             rayon::spawn(move || drop(plan));
             Self::hit(work);
-            self.record(work, keys.clone(), &layer, &digests).await?;
+            self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
             return Ok(self.came_to(keys, base, layer));
         }
         let base_view = match base_view {
@@ -338,7 +399,7 @@ impl Worker {
         let sharing = if work.sharing { Sharing::Allowed } else { Sharing::Forbidden };
         let written = move || Ok(plan.over(&op, base_view)?.commit(&state, &reads, sharing)?);
         let layer = TreeLayer::Snapshot(blocking(written).await?);
-        self.record(work, keys.clone(), &layer, &digests).await?;
+        self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
         Ok(self.came_to(keys, base, layer))
     }
 

@@ -112,8 +112,11 @@ pub async fn solve(
     crate::ops::run::check_entitlements(&graph, &order, &surroundings.allow)?;
     let worker = Arc::new(Worker::new(Arc::clone(&graph), surroundings));
     let result = run(&graph, order, targets, &worker).await;
+    let kept = worker.keep_records().await;
     worker.keep_history();
-    result
+    let trees = result?;
+    kept?;
+    Ok(trees)
 }
 
 async fn run(

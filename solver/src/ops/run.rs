@@ -78,15 +78,15 @@ impl Worker {
         }
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
-        let _flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
         if let Some(layer) = self.known(work, &content).await? {
             Self::hit(work);
-            self.record(work, keys.clone(), &layer, &digests).await?;
+            self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
             return Ok(self.came_to(keys, base, layer));
         }
         self.miss(work, &keys, &digests, None);
         let layer = TreeLayer::Snapshot(self.execute(work, op, &base, &inputs).await?);
-        self.record(work, keys.clone(), &layer, &digests).await?;
+        self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
         Ok(self.came_to(keys, base, layer))
     }
 
