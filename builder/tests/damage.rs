@@ -153,15 +153,15 @@ fn each_damaged_file_is_noticed() {
     let work = Work::small();
     let expected = work.files(&Rbuild::new(), 0);
     let count = files(&store(&work)).len();
-    // Few rounds damage each file once; many each in all ways.
-    let all = each_or_few(count * DAMAGES.len(), count);
+    // Many rounds damage each file in all ways; few what is spread over all files.
+    let all = each_or_few(count * DAMAGES.len(), 16);
     let (next, silent, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(number) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (position, turn) = ((number - 1) / DAMAGES.len(), number - 1);
-                    let how = DAMAGES[(turn + position) % DAMAGES.len()];
+                    let (position, turn) = ((number - 1) % count, (number - 1) / count);
+                    let how = DAMAGES[turn % DAMAGES.len()];
                     match check(&work, &expected, position, how) {
                         Outcome::Mended => {}
                         Outcome::Refused => _ = refused.fetch_add(1, Ordering::Relaxed),
