@@ -153,14 +153,14 @@ fn power_is_lost_at_any_moment() {
             .contains("sample:v1")
             .then(|| after(rbuild.command().args(["save", "-o", "/dev/null", "sample:v1"])).run());
         let out = scratch();
-        let built = after(work.build(&rbuild, 0).output("type=local", out.path())).run();
+        let rebuilt = after(work.build(&rbuild, 0).output("type=local", out.path())).run();
         let verified = after(rbuild.command().args(["cache", "verify"])).run();
-        let is_right = built.status.success()
+        let is_right = rebuilt.status.success()
             && crate::archive::digest_of_tree(out.path()) == expected
             && verified.status.success()
             && kept.as_ref().is_none_or(|kept| kept.status.success());
         if !is_right {
-            figure(&format!("at {k}: {built}\n{verified}\n{kept:?}"));
+            figure(&format!("at {k}: {rebuilt}\n{verified}\n{kept:?}"));
             wrong += 1;
         }
     }
