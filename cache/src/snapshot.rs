@@ -8,7 +8,7 @@
 //! machine it was written: while that boot lasts, what was written is read back, on the disk or
 //! not. In a later boot the tree is compared with its digest before it is used for the first time,
 //! and dropped when it does not agree. The same is done when its files do not look as they did when
-//! it was committed ([`content::stamp`]), which each process asks before it reads them.
+//! it was committed ([`crate::layer::content::stamp`]), which each process asks before it reads them.
 //!
 //! The time of `meta`'s last writing is when the snapshot was last used, to the minute.
 

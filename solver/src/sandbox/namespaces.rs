@@ -285,7 +285,7 @@ mod tests {
     async fn nothing_is_lost_that_was_written_just_before_the_end() {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut stream = Stream::new(1, reader).unwrap();
-        rustix::io::write(&writer, &[b'x'; 20_000]).unwrap();
+        rustix::io::write(&writer, &vec![b'x'; 20_000]).unwrap();
         let written = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&written);
         let output: OutputSink =
