@@ -73,6 +73,21 @@ fn an_image_is_slimmed_proven_and_explained() {
     assert_ne!(before[1], after[1]);
 }
 
+/// Files of the store get no second names by slimming: `gzip` and others refuse files that have two.
+#[test]
+fn steps_see_nothing_of_what_was_slimmed_before() {
+    if lacks() {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let folder = context(&[("Dockerfile", DOCKERFILE), ("words", "b\na\n")]);
+    let build = || rbuild.build(&folder).base("debian:bookworm", debian());
+    build().args(["--slim=closure", "-t", "words"]).succeeds();
+    let step = "RUN test $(stat -c %h /usr/bin/sort /app/words | sort -u) = 1\n";
+    write(folder.path().join("Dockerfile"), &format!("{DOCKERFILE}{step}"));
+    build().succeeds();
+}
+
 #[test]
 fn what_cannot_work_is_said() {
     if lacks() {

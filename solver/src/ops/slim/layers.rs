@@ -1,21 +1,22 @@
 //! The result as two layers: what the distribution contributes below, what is the user's above.
 //!
-//! Files are links to those of the layers that were slimmed, so all about them stays: owners, modes,
+//! Files are copies of those of the layers that were slimmed, and all about them stays: owners, modes,
 //! times, holes, attributes, capabilities, and which of them are hard links of one another. Folders
 //! are made anew. The time of a folder of the distribution is that of the newest file that is kept
 //! in it: its own tells when something was last put beside them, and the lower layer would change
 //! with the application.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use rbuild_cache::metadata::{self, Metadata, Timestamp};
 use rbuild_cache::snapshot::{Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
-use rustix::fs::{Mode, OFlags, SeekFrom as Seek};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom as Seek};
 use rustix::io::Errno;
 
 use super::SlimError;
@@ -141,13 +142,11 @@ impl<'a> Layers<'a> {
             rustix::fs::mkdirat(&target, folder, Mode::RWXU)
                 .map_err(|error| SlimError::io(folder, error.into()))?;
         }
+        self.write_kept(items, target.as_fd())?;
         for (path, item) in items {
-            let written = match item {
-                Item::Kept(id) if self.files.is_directory(*id) => Ok(()),
-                Item::Kept(id) => self.link(*id, path, target.as_fd()),
-                Item::Made(made) => write_made(made, target.as_fd()),
-            };
-            written.map_err(|error| SlimError::io(path, error))?;
+            if let Item::Made(made) = item {
+                write_made(made, target.as_fd()).map_err(|error| SlimError::io(path, error))?;
+            }
         }
         // The innermost first: what is written into a folder changes its time, and its mode may be
         // such that nothing can be reached through it.
@@ -158,39 +157,64 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    fn link(&self, id: FileId, path: &Path, target: BorrowedFd<'_>) -> io::Result<()> {
-        let entry = &self.files.get(id).entry;
-        let linked = self.files.view().link(entry, target, path.as_os_str());
-        match linked {
-            Err(error)
-                if entry.metadata().is_file()
-                    && [
-                        io::ErrorKind::TooManyLinks,
-                        io::ErrorKind::CrossesDevices,
-                        io::ErrorKind::PermissionDenied,
-                    ]
-                    .contains(&error.kind()) =>
-            {
-                self.copy(id, path, target)
+    /// Writes the files that are kept, by all threads; names of one file stay so.
+    fn write_kept(
+        &self,
+        items: &BTreeMap<PathBuf, Item>,
+        target: BorrowedFd<'_>,
+    ) -> Result<(), SlimError> {
+        let mut first: HashMap<(&Path, u64), &Path> = HashMap::new();
+        let (mut files, mut names) = (Vec::new(), Vec::new());
+        for (path, item) in items {
+            let Item::Kept(id) = item else { continue };
+            let entry = &self.files.get(*id).entry;
+            if self.files.is_directory(*id) {
+                continue;
             }
-            other => other,
+            // Two layers of a store may have a file in common; that is no hard link of the image.
+            let file = (self.files.view().layer_of(entry), entry.metadata().inode);
+            match first.entry(file).or_insert(path) {
+                first if *first == path => files.push((path, *id)),
+                first => names.push((*first, path)),
+            }
         }
+        files.par_iter().try_for_each(|(path, id)| {
+            self.copy(*id, path, target).map_err(|error| SlimError::io(path, error))
+        })?;
+        for (first, path) in names {
+            rustix::fs::linkat(target, first, target, path, AtFlags::empty())
+                .map_err(|error| SlimError::io(path, error.into()))?;
+        }
+        Ok(())
     }
 
-    /// Makes a copy of a file that cannot be linked once more.
+    /// Makes a copy of what is no folder, a reflink where the file system has them. A link would show
+    /// in steps that see the layers that were slimmed (`cache/src/snapshot/sharing.rs`); but nobody
+    /// minds a second name of a device, a pipe or a socket.
     fn copy(&self, id: FileId, path: &Path, target: BorrowedFd<'_>) -> io::Result<()> {
         let entry = &self.files.get(id).entry;
         let view = self.files.view();
-        let mut source = view.open(entry).map_err(io::Error::other)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(target, path, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut file = std::fs::File::from(file);
-        copy_sparse(&mut source, &mut file, entry.metadata().size)?;
-        let Metadata { uid, gid, mode, modified, .. } = *entry.metadata();
-        metadata::set_owner_and_mode(&file, uid, gid, mode)?;
-        let xattrs = view.xattrs(entry).map_err(io::Error::other)?;
-        metadata::set_xattrs_at(target, path.as_os_str(), &xattrs)?;
-        metadata::set_modified(&file, modified)
+        let name = path.as_os_str();
+        let Metadata { uid, gid, mode, modified, size, .. } = *entry.metadata();
+        if entry.metadata().is_symlink() {
+            let to = view.read_link(entry).map_err(io::Error::other)?;
+            rustix::fs::symlinkat(&to, target, path)?;
+            metadata::set_owner_at(target, name, uid, gid)?;
+        } else if entry.metadata().is_file() {
+            let mut source = view.open(entry).map_err(io::Error::other)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(target, path, flags, Mode::RUSR | Mode::WUSR)?;
+            let mut file = std::fs::File::from(file);
+            copy_sparse(&mut source, &mut file, size)?;
+            // A new owner takes capabilities away, and not every mode lets attributes be set.
+            metadata::set_owner_at(target, name, uid, gid)?;
+            let xattrs = view.xattrs(entry).map_err(io::Error::other)?;
+            metadata::set_xattrs_at(target, name, &xattrs)?;
+            metadata::set_mode_at(target, name, mode)?;
+        } else {
+            return view.link(entry, target, name);
+        }
+        metadata::set_modified_at(target, name, modified)
     }
 
     /// Gives the folder at `path` its owner, mode, attributes and time.
