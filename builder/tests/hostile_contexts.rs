@@ -24,21 +24,9 @@ use crate::soak::rounds;
 const SECRET: &str = "not of this context";
 
 fn copy_of(source: &str, parents: bool) -> FileOp {
-    FileOp {
-        actions: vec![FileAction::Copy(CopyAction {
-            from: CopySource::Input(1),
-            sources: vec![source.to_owned()],
-            destination: "/".to_owned(),
-            owner: None,
-            mode: None,
-            exclude: Vec::new(),
-            parents,
-            unpack: true,
-            wildcards: true,
-            replace_symlinks: false,
-            times: None,
-        })],
-    }
+    let action = CopyAction::new(CopySource::Input(1), vec![source.to_owned()], "/");
+    let action = CopyAction { parents, unpack: true, wildcards: true, ..action };
+    FileOp { actions: vec![FileAction::Copy(action)] }
 }
 
 /// Whether a file below `folder` holds the secret.

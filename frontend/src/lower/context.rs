@@ -43,19 +43,8 @@ pub fn context_vertex(options: &BuildOptions, graph: &mut Graph) -> VertexId {
 /// What the archive `context` in the tree of `file` unpacks to.
 fn unpacked(file: VertexId, graph: &mut Graph) -> VertexId {
     let scratch = graph.add(Vertex::internal(Op::Scratch, "scratch"), &[]);
-    let unpack = CopyAction {
-        from: CopySource::Input(1),
-        sources: vec![format!("/{CONTEXT}")],
-        destination: "/".into(),
-        owner: None,
-        mode: None,
-        exclude: Vec::new(),
-        parents: false,
-        unpack: true,
-        wildcards: false,
-        replace_symlinks: false,
-        times: None,
-    };
+    let archive = vec![format!("/{CONTEXT}")];
+    let unpack = CopyAction { unpack: true, ..CopyAction::new(CopySource::Input(1), archive, "/") };
     let op = Op::File(FileOp { actions: vec![FileAction::Copy(unpack)] });
     graph.add(Vertex::internal(op, "[internal] unpack build context"), &[scratch, file])
 }

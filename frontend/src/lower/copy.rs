@@ -118,17 +118,11 @@ impl Lowering<'_> {
         };
         let destination = path::destination(&state.directory, &destination);
         let template = CopyAction {
-            from: CopySource::Input(0),
-            sources: Vec::new(),
-            destination,
             owner,
             mode,
             exclude: request.exclude.iter().map(|pattern| pattern.value.clone()).collect(),
-            parents: false,
-            unpack: false,
-            wildcards: false,
             replace_symlinks: link,
-            times: None,
+            ..CopyAction::new(CopySource::Input(0), Vec::new(), destination)
         };
         let text = name::shown(&origin.text, self.lexer, &state.env);
         let step = state.names.next(&text, &state.platform, &state.env);

@@ -358,6 +358,25 @@ pub struct CopyAction {
     pub times: Option<i64>,
 }
 
+impl CopyAction {
+    /// Copies `sources` by their names to `destination`: no flag is given, no wildcard means anything.
+    pub fn new(from: CopySource, sources: Vec<String>, destination: impl Into<String>) -> Self {
+        Self {
+            from,
+            sources,
+            destination: destination.into(),
+            owner: None,
+            mode: None,
+            exclude: Vec::new(),
+            parents: false,
+            unpack: false,
+            wildcards: false,
+            replace_symlinks: false,
+            times: None,
+        }
+    }
+}
+
 /// From where a [`CopyAction`] copies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

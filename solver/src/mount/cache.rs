@@ -155,18 +155,7 @@ pub(crate) fn whole(path: &str) -> CopyAction {
         }
         literal.push(c);
     }
-    CopyAction {
-        from: CopySource::Input(1),
-        sources: vec![literal],
-        destination: "/".into(),
-        owner: None,
-        mode: None,
-        exclude: Vec::new(),
-        parents: false,
-        unpack: false,
-        // Of a source with wildcards the content is copied.
-        wildcards: true,
-        replace_symlinks: false,
-        times: None,
-    }
+    let action = CopyAction::new(CopySource::Input(1), vec![literal], "/");
+    // Of a source with wildcards the content is copied.
+    CopyAction { wildcards: true, ..action }
 }

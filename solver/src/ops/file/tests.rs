@@ -143,19 +143,8 @@ impl Place {
 }
 
 pub(super) fn copy(sources: &[&str], destination: &str) -> CopyAction {
-    CopyAction {
-        from: CopySource::Input(1),
-        sources: sources.iter().map(|&source| source.to_owned()).collect(),
-        destination: destination.into(),
-        owner: None,
-        mode: None,
-        exclude: Vec::new(),
-        parents: false,
-        unpack: false,
-        wildcards: true,
-        replace_symlinks: false,
-        times: None,
-    }
+    let sources = sources.iter().map(|&source| source.to_owned()).collect();
+    CopyAction { wildcards: true, ..CopyAction::new(CopySource::Input(1), sources, destination) }
 }
 
 /// What the new layer holds after `action`, or the error.
