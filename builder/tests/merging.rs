@@ -2,14 +2,13 @@
 //! remove what they can, and several builds need the same pieces at once.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::archive::digest_of_tree;
 use crate::figure::figure;
 use crate::needs::{self, lacking};
-use crate::rbuild::{Outcome, Rbuild, Run, context, scratch};
-use crate::soak::{Chance, rounds};
+use crate::rbuild::{Rbuild, Run, context, scratch};
+use crate::soak::{BesidePrunes, Chance, rounds};
 
 /// A stage with more layers than are mounted at once, each cheap to make; the last step mounts them.
 struct Chain(tempfile::TempDir);
@@ -81,43 +80,14 @@ fn builds_that_merge_at_once_during_prunes() {
     let out = scratch();
     chain.build(&rbuild, 0).output("type=local", out.path()).succeeds();
     let expected = digest_of_tree(out.path());
-    let (mut wrong, mut prunes) = (0, 0);
+    let mut found = BesidePrunes::default();
     let n = rounds(2);
     for round in 0..n as u64 {
         forget_pieces(&rbuild);
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let pruning = scope.spawn(|| {
-                let mut count = 0;
-                while !done.load(Ordering::Relaxed) {
-                    forget_pieces(&rbuild);
-                    count += 1;
-                }
-                count
-            });
-            let outs = [scratch(), scratch(), scratch()];
-            let builds: Vec<_> = outs
-                .iter()
-                .zip(0..)
-                .map(|(out, number)| {
-                    let nonce = 1 + round * 3 + number;
-                    chain.build(&rbuild, nonce).output("type=local", out.path()).start()
-                })
-                .collect();
-            for (build, out) in builds.into_iter().zip(&outs) {
-                let outcome = Outcome::of(build);
-                if !outcome.status.success() || digest_of_tree(out.path()) != expected {
-                    figure(&format!("round {round}: {outcome}"));
-                    wrong += 1;
-                }
-            }
-            done.store(true, Ordering::Relaxed);
-            prunes += pruning.join().unwrap();
-        });
-        let verified = rbuild.command().args(["cache", "verify"]).run();
-        wrong += usize::from(!verified.status.success());
+        let builds = (1..=3).map(|number| chain.build(&rbuild, round * 3 + number)).collect();
+        found.run(&rbuild, builds, || forget_pieces(&rbuild), &expected);
     }
-    figure(&format!("P33 merging: wrong {wrong} of {} ({prunes} prunes)", n * 3));
-    assert_eq!(wrong, 0);
+    figure(&format!("P33 merging: wrong {} of {} ({} prunes)", found.wrong, n * 3, found.prunes));
+    assert_eq!(found.wrong, 0);
     assert_eq!(rbuild.leftovers(), Vec::<std::path::PathBuf>::new());
 }

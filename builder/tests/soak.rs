@@ -2,9 +2,11 @@
 //! whose result is known.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::archive::digest_of_tree;
-use crate::rbuild::{Rbuild, Run, context, write};
+use crate::figure::figure;
+use crate::rbuild::{Outcome, Rbuild, Run, context, scratch, write};
 
 /// How many rounds a loop makes: `few`, or `RBUILD_ROUNDS` where that is set (`just soak`).
 pub(crate) fn rounds(few: usize) -> usize {
@@ -34,6 +36,60 @@ impl Chance {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % below
+    }
+}
+
+/// What came of builds beside prunes.
+#[derive(Default)]
+pub(crate) struct BesidePrunes {
+    /// How many builds failed or made other files, and how often the state folder was damaged.
+    pub(crate) wrong: usize,
+    /// How many prunes there were.
+    pub(crate) prunes: usize,
+}
+
+impl BesidePrunes {
+    /// Runs all `builds` at once while `prune` is called again and again. Each must make files whose
+    /// digest is `expected`.
+    pub(crate) fn run(
+        &mut self,
+        rbuild: &Rbuild,
+        builds: Vec<Run>,
+        prune: impl Fn() + Sync,
+        expected: &str,
+    ) {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let pruning = scope.spawn(|| {
+                let mut count = 0;
+                while !done.load(Ordering::Relaxed) {
+                    prune();
+                    count += 1;
+                }
+                count
+            });
+            let started: Vec<_> = builds
+                .into_iter()
+                .map(|build| {
+                    let out = scratch();
+                    (build.output("type=local", out.path()).start(), out)
+                })
+                .collect();
+            for (build, out) in started {
+                let outcome = Outcome::of(build);
+                if !outcome.status.success() || digest_of_tree(out.path()) != expected {
+                    figure(&outcome.to_string());
+                    self.wrong += 1;
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            self.prunes += pruning.join().unwrap();
+        });
+        let verified = rbuild.command().args(["cache", "verify"]).run();
+        if !verified.status.success() {
+            figure(&verified.to_string());
+            self.wrong += 1;
+        }
     }
 }
 
@@ -86,7 +142,7 @@ impl Work {
     /// Builds, which must succeed, and gives the digest of the files of the image.
     #[track_caller]
     pub(crate) fn files(&self, rbuild: &Rbuild, nonce: u64) -> String {
-        let out = crate::rbuild::scratch();
+        let out = scratch();
         self.build(rbuild, nonce).output("type=local", out.path()).succeeds();
         digest_of_tree(out.path())
     }
