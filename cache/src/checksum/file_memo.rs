@@ -280,20 +280,6 @@ mod tests {
     use super::*;
     use crate::pattern::PatternMatcher;
 
-    struct Folder(tempfile::TempDir);
-
-    impl Folder {
-        fn new() -> Self {
-            let folder = Self(tempfile::tempdir().unwrap());
-            fs::write(folder.path("f"), "1").unwrap();
-            folder
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
-        }
-    }
-
     fn version(inode: u64, size: u64) -> Version {
         let time = Timestamp { seconds: -1, nanoseconds: 7 };
         let file = tempfile::tempfile().unwrap();
@@ -353,9 +339,10 @@ mod tests {
 
     #[test]
     fn a_memo_saves_reading() {
-        let state = tempfile::tempdir().unwrap();
-        let folder = Folder::new();
-        let view = View::folder(folder.0.path().to_owned(), PatternMatcher::default());
+        let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let only = folder.path().join("f");
+        fs::write(&only, "1").unwrap();
+        let view = View::folder(folder.path().to_owned(), PatternMatcher::default());
         let entry = view.lookup(Path::new("f")).unwrap().unwrap();
         let file = state.path().join("memo");
         let mut memo = FileMemo::open(file.clone());
@@ -367,7 +354,7 @@ mod tests {
         let memo = FileMemo::open(file);
         assert_eq!(memo.known.all().len(), 1);
         // Not read again: it could not be.
-        fs::remove_file(folder.path("f")).unwrap();
+        fs::remove_file(only).unwrap();
         assert_eq!(memo.digest(&view, &entry).unwrap().0, digest);
     }
 
