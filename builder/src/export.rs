@@ -33,7 +33,8 @@ use rbuild_solver::image_source::{ImageSourceError, UnpackError};
 use rbuild_solver::progress::{Reporter, Task};
 
 use crate::image::{
-    BuiltImage, ImageError, ImageOptions, LayerWatcher, WrittenImage, write_watched,
+    BuiltImage, ImageError, ImageOptions, LayerWatcher, WrittenImage, fetch_layers, write,
+    write_watched,
 };
 use crate::image_source::Images;
 use crate::packing::Packing;
@@ -186,6 +187,18 @@ pub(crate) fn save(
 ) -> Result<(), ExportError> {
     let out = DestinationWriter::create(destination)?;
     Ok(archive.write(state, out)?.finish()?)
+}
+
+/// Writes an image of which all blobs are here then, also those of layers that no step has read.
+async fn write_whole(
+    built: &[BuiltImage],
+    options: &ImageOptions,
+    around: &Around,
+) -> Result<WrittenImage, ExportError> {
+    let (images, task) = (&around.images, &around.task);
+    let written = write(images, built, options, task).await?;
+    fetch_layers(images, &written, task).await?;
+    Ok(written)
 }
 
 /// Writes an image, and its layers into the tar that `destination` becomes while they are compressed.

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::attributes::Attributes;
 use super::engine::Loading;
 use super::{Around, ExportError, Exported, Exporter, ImageArchive};
-use super::{blocking, created, layout, write_into_tar};
-use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
+use super::{blocking, created, layout, write_into_tar, write_whole};
+use crate::image::{AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
 use crate::request::{BuildRequest, Destination, EngineSettings, UsageError};
 
 /// Writes archives for `docker load`.
@@ -58,14 +58,12 @@ impl DockerExporter {
         built: &[BuiltImage],
         around: &Around,
     ) -> Result<WrittenImage, ExportError> {
-        let (images, task) = (&around.images, &around.task);
         // Engines keep nothing beside an image. It goes there as it is without.
         let attestations = AttestationPlace::Referrer;
         let options = ImageOptions { attestations, ..self.options.clone() };
-        let written = image::write(images, built, &options, task).await?;
-        image::fetch_layers(images, &written, task).await?;
+        let written = write_whole(built, &options, around).await?;
         let context = self.context.as_deref();
-        self.loading(&written, around)?.load(context, &self.engines, task).await?;
+        self.loading(&written, around)?.load(context, &self.engines, &around.task).await?;
         Ok(written)
     }
 
@@ -75,11 +73,9 @@ impl DockerExporter {
         built: &[BuiltImage],
         around: &Around,
     ) -> Result<WrittenImage, ExportError> {
-        let (images, task) = (&around.images, &around.task);
-        let written = image::write(images, built, &self.options, task).await?;
-        image::fetch_layers(images, &written, task).await?;
+        let written = write_whole(built, &self.options, around).await?;
         let archive = self.archive(&written, built, around)?;
-        let (state, folder) = (images.state().clone(), folder.to_owned());
+        let (state, folder) = (around.images.state().clone(), folder.to_owned());
         blocking(move || archive.write_folder(&state, &folder)).await?;
         Ok(written)
     }

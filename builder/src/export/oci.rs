@@ -7,8 +7,9 @@ use rbuild_cache::oci::ImageRef;
 
 use super::attributes::Attributes;
 use super::layout::LayoutContent;
-use super::{Around, ExportError, Exported, Exporter, blocking, created, layout, write_into_tar};
-use crate::image::{self, BuiltImage, ImageOptions, WrittenImage};
+use super::{Around, ExportError, Exported, Exporter};
+use super::{blocking, created, layout, write_into_tar, write_whole};
+use crate::image::{BuiltImage, ImageOptions, WrittenImage};
 use crate::request::{BuildRequest, Destination, UsageError};
 
 /// Writes OCI layouts.
@@ -46,11 +47,9 @@ impl OciExporter {
         built: &[BuiltImage],
         around: &Around,
     ) -> Result<WrittenImage, ExportError> {
-        let (images, task) = (&around.images, &around.task);
-        let written = image::write(images, built, &self.options, task).await?;
-        image::fetch_layers(images, &written, task).await?;
+        let written = write_whole(built, &self.options, around).await?;
         let content = self.content(&written, built);
-        let (state, folder) = (images.state().clone(), folder.to_owned());
+        let (state, folder) = (around.images.state().clone(), folder.to_owned());
         blocking(move || layout::write_folder(&state, &content, &folder)).await?;
         Ok(written)
     }
