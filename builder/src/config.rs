@@ -3,7 +3,7 @@
 //!
 //! ```toml
 //! [cache]
-//! max-size = "20GB"   # the state folder takes at most so much
+//! max-size = "20GB"   # the state folder takes at most so much (20 × 1024³ bytes)
 //! min-free = "10%"    # so much of its disk stays free
 //! age = "30d"         # what nobody used for so long goes
 //!
@@ -137,7 +137,7 @@ mod tests {
     fn says_what_it_says() {
         let text = "[cache]\nmax-size = \"20GB\"\nmin-free = \"10%\"\nage = \"30d\"\n";
         let budget = Config::parse(Path::new("c"), text).unwrap().cache;
-        assert_eq!(budget.max_size, Some(Room::Bytes(20_000_000_000)));
+        assert_eq!(budget.max_size, Some(Room::Bytes(20 << 30)));
         assert_eq!(budget.min_free, Some(Room::Percent(10)));
         assert_eq!(budget.age, Some(Duration::from_hours(720)));
         assert_eq!(Config::parse(Path::new("c"), "").unwrap(), Config::default());

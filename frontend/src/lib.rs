@@ -44,6 +44,7 @@
 //!   |      ^^^^^^ did you mean `--from`?");
 //! ```
 
+pub mod amount;
 pub mod check;
 pub mod diagnostic;
 mod dockerfile;

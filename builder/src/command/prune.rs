@@ -188,6 +188,6 @@ mod tests {
         assert!(Request::new(&arguments).is_err());
         let arguments = PruneArgs { keep_storage: Some("1GB".into()), ..PruneArgs::default() };
         let request = Request::new(&arguments).ok().unwrap();
-        assert_eq!(request.room.reserved, Some(Room::Bytes(1_000_000_000)));
+        assert_eq!(request.room.reserved, Some(Room::Bytes(1 << 30)));
     }
 }

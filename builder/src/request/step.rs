@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use rbuild_frontend::amount;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
 use rbuild_solver::mount::{Secret, SshAgent};
 
@@ -212,33 +213,10 @@ pub(super) fn shm_size(text: &str) -> Result<u64, UsageError> {
     bytes("--shm-size", text)
 }
 
-/// Reads a size: a number of bytes, `64m`, `1.5GiB` (docker/go-units, `RAMInBytes`).
+/// Reads a size: a number of bytes, `64m`, `1.5GiB`.
 pub(super) fn bytes(flag: &'static str, text: &str) -> Result<u64, UsageError> {
-    let wrong = || UsageError::value(flag, text, "expected a size, such as 64m or 1g");
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = &lower[digits.len()..];
-    let unit = unit.strip_suffix('b').unwrap_or(unit);
-    let power = match unit {
-        "" => 0,
-        "k" | "ki" => 1,
-        "m" | "mi" => 2,
-        "g" | "gi" => 3,
-        "t" | "ti" => 4,
-        "p" | "pi" => 5,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = digits.trim_end().parse().map_err(|_| wrong())?;
-    let bytes = number * 1024_f64.powi(power);
-    if !bytes.is_finite() || !(0.0..9e18).contains(&bytes) {
-        return Err(wrong());
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range is checked above, and half bytes are dropped as Docker drops them"
-    )]
-    Ok(bytes as u64)
+    amount::bytes(text.trim())
+        .ok_or_else(|| UsageError::value(flag, text, "expected a size, such as 64m or 1g"))
 }
 
 /// Reads all `--allow` but those of devices.

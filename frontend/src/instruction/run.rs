@@ -3,6 +3,7 @@
 use rbuild_solver::graph::{CacheSharing, Device, NetworkMode, SecurityMode};
 
 use super::{CommandLine, Expander};
+use crate::amount::bytes;
 use crate::check::parse_bool;
 use crate::diagnostic::{Diagnostic, Diagnostics, all, did_you_mean};
 use crate::quote::Quoted;
@@ -299,7 +300,7 @@ impl Mount {
             "readwrite" | "rw" => set(read_only, boolean().map(|writable| !writable)),
             "required" if may_be_required => boolean().map(|required| self.required = required),
             "size" if self.kind == MountType::Tmpfs => {
-                set(&mut self.size, size(&value).ok_or(format!("invalid value for size: {value}")))
+                set(&mut self.size, bytes(&value).ok_or(format!("invalid value for size: {value}")))
             }
             "required" | "size" => return misplaced(&key),
             "mode" => set(&mut self.mode, number(8)),
@@ -399,28 +400,6 @@ fn number(text: &str, radix: u32) -> Option<u32> {
     u32::from_str_radix(text, radix).ok().filter(|_| !text.starts_with('+'))
 }
 
-/// A size in bytes, as Docker reads them: `64m`, `1.5 GiB`, `4096`.
-fn size(text: &str) -> Option<u64> {
-    let last = text.rfind(|c: char| c.is_ascii_digit() || matches!(c, '.' | ' '))?;
-    let (number, suffix) = text.split_at(last + 1);
-    let number: f64 = number.strip_suffix(' ').unwrap_or(number).parse().ok()?;
-    let suffix = suffix.to_lowercase();
-    let power = match suffix.as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return None,
-    };
-    let bytes = number * 1024_f64.powi(power);
-    // Beyond what a file system can hold, Go's conversion is undefined.
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
-    #[expect(clippy::cast_sign_loss, reason = "the range is checked")]
-    (0.0..9.0e18).contains(&bytes).then_some(bytes as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -488,19 +467,6 @@ mod tests {
         check("type=ssh,sharing=shared", "invalid cache sharing set for ssh mount");
         check("sharing=all", "unsupported sharing value \"all\"");
         check("", "failed to parse csv mounts: EOF");
-    }
-
-    #[test]
-    fn sizes_as_docker_reads_them() {
-        let check = |text, expected| assert_eq!(size(text), expected, "{text}");
-        check("4096", Some(4096));
-        check("64m", Some(64 << 20));
-        check("1 GiB", Some(1 << 30));
-        check("2kb", Some(2048));
-        check("7b", Some(7));
-        check("1x", None);
-        check("k", None);
-        check("-1", None);
     }
 
     #[test]
