@@ -9,24 +9,34 @@
 //! Folders get their owners, modes and times at the end, since a folder that may not be written to
 //! still has entries to come.
 
+mod error;
+mod place;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::tar_reader::{FilePiece, TarEntry, TarError, TarKind, TarReader};
+use super::tar_reader::{FilePiece, TarEntry, TarKind, TarReader};
 use super::whiteout::{self, is_mark};
 use crate::digest::{DiffId, Hasher, Hashing};
-use crate::limits::{Bounded, Exceeded, Limit, Limits, depth};
+use crate::limits::{Bounded, Limit, Limits, depth};
 use crate::metadata::{self, Metadata, Timestamp, Xattrs};
 use crate::remove::remove_tree;
 use crate::snapshot::Draft;
+
+pub use error::ApplyError;
+
+use error::Failure;
+use place::{
+    Place, components, is_of_aufs, open_folder, open_in_root, open_in_root_unfollowed, parent_fd,
+};
 
 /// What came of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,34 +48,6 @@ pub struct Applied {
     /// Folders that entries are in but that the tar does not list. They were made with mode 0755
     /// for root, which hides what a layer below says of them.
     pub implied: Vec<PathBuf>,
-}
-
-/// Says why a layer cannot be unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// It is not a right tar.
-    #[error(transparent)]
-    Tar(TarError),
-    /// An entry makes no sense.
-    #[error("the layer's entry `{path}` {why}")]
-    Entry {
-        /// The entry's path.
-        path: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// An entry could not be made.
-    #[error("cannot unpack the layer's entry `{path}`")]
-    Unpack {
-        /// The entry's path.
-        path: String,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// A limit was passed.
-    #[error("the layer has {0}")]
-    Limit(#[from] Exceeded),
 }
 
 /// Unpacks the uncompressed tar `stream` into `draft`. The stream is read to its end.
@@ -84,55 +66,6 @@ pub fn apply(stream: impl Read, draft: &Draft, limits: &Limits) -> Result<Applie
     let implied = unpacker.finish().map_err(|(path, failure)| failure.about(&path))?;
     let (_, digest, size) = stream.finish();
     Ok(Applied { diff_id: DiffId(digest), size, implied })
-}
-
-/// What went wrong with an entry, before it is said with which.
-enum Failure {
-    Tar(TarError),
-    Why(&'static str),
-    Io(io::Error),
-}
-
-impl Failure {
-    fn about(self, path: &[u8]) -> ApplyError {
-        let path = String::from_utf8_lossy(path).into_owned();
-        match self {
-            Self::Tar(error) => error.into(),
-            Self::Why(why) => ApplyError::Entry { path, why },
-            Self::Io(source) => ApplyError::Unpack { path, source },
-        }
-    }
-}
-
-/// What a reader of the stream could not but pass on as its own is a limit all the same.
-impl From<TarError> for ApplyError {
-    fn from(error: TarError) -> Self {
-        match error {
-            TarError::Io(error) => match Exceeded::within(&error) {
-                Some(exceeded) => Self::Limit(exceeded),
-                None => Self::Tar(TarError::Io(error)),
-            },
-            error => Self::Tar(error),
-        }
-    }
-}
-
-impl From<TarError> for Failure {
-    fn from(error: TarError) -> Self {
-        Self::Tar(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<Errno> for Failure {
-    fn from(error: Errno) -> Self {
-        Self::Io(error.into())
-    }
 }
 
 /// What a folder gets at the end.
@@ -457,13 +390,6 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-/// Where an entry goes.
-struct Place<'a> {
-    parent: &'a OwnedFd,
-    name: &'a OsStr,
-    components: &'a [&'a [u8]],
-}
-
 const IMPLIED: TarEntry = TarEntry {
     path: Vec::new(),
     kind: TarKind::Folder,
@@ -473,35 +399,6 @@ const IMPLIED: TarEntry = TarEntry {
     mtime: (0, 0),
     xattrs: Vec::new(),
 };
-
-/// The path from the layer's root, as Go cleans it: `..` goes back, and stops at the root.
-fn components(path: &[u8]) -> Result<Vec<&[u8]>, Failure> {
-    const LONGEST_PATH: usize = 4095;
-    const LONGEST_NAME: usize = 255;
-    if path.len() > LONGEST_PATH {
-        return Err(Failure::Why("has a path of more than 4095 bytes"));
-    }
-    let mut components = Vec::new();
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => {
-                components.pop();
-            }
-            name if name.len() > LONGEST_NAME => {
-                return Err(Failure::Why("has a name of more than 255 bytes"));
-            }
-            name => components.push(name),
-        }
-    }
-    Ok(components)
-}
-
-/// Files in which aufs kept its books; Docker leaves them out too (moby, pkg/archive/diff.go).
-fn is_of_aufs(components: &[&[u8]]) -> bool {
-    let meta = |name: &&[u8]| name.starts_with(b".wh..wh.") && **name != *whiteout::OPAQUE;
-    components.iter().any(meta)
-}
 
 fn timestamp(entry: &TarEntry) -> Timestamp {
     Timestamp { seconds: entry.mtime.0, nanoseconds: entry.mtime.1 }
@@ -521,37 +418,6 @@ fn xattrs(entry: &TarEntry) -> Result<Xattrs, Failure> {
 fn finish_at(place: &Place<'_>, entry: &TarEntry) -> Result<(), Failure> {
     metadata::set_xattrs_at(place.parent, place.name, &xattrs(entry)?)?;
     Ok(metadata::set_modified_at(place.parent, place.name, timestamp(entry))?)
-}
-
-fn parent_fd(folder: &OwnedFd) -> BorrowedFd<'_> {
-    std::os::fd::AsFd::as_fd(folder)
-}
-
-fn open_folder(parent: impl std::os::fd::AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-/// The folder at `path`, for which `root` is the root: links and `..` stay inside.
-fn open_in_root(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    open_with(root, path, OFlags::empty())
-}
-
-fn open_in_root_unfollowed(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    open_with(root, path, OFlags::NOFOLLOW)
-}
-
-fn open_with(root: &OwnedFd, path: &[u8], more: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | more;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let path = if path.is_empty() { b"." } else { path };
-    loop {
-        // The kernel gives up with AGAIN when something was renamed on the way.
-        match rustix::fs::openat2(root, OsStr::from_bytes(path), flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return opened,
-        }
-    }
 }
 
 fn hash_zeros(hasher: &mut Hasher, mut length: u64) {
