@@ -8,6 +8,7 @@
 pub mod auth;
 pub mod clients;
 pub mod credentials;
+pub mod current;
 pub mod error;
 mod growing;
 pub mod hosts;

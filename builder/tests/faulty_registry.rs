@@ -200,6 +200,13 @@ impl FaultyRegistry {
             .unwrap_or(0)
     }
 
+    /// The text of a manifest or an index in the repository of `name`.
+    pub(crate) fn document(&self, name: &str, digest: &Digest) -> String {
+        let (repository, _) = name.rsplit_once(':').unwrap();
+        let contents = self.shared.contents.lock().unwrap();
+        String::from_utf8(contents.manifests[&format!("{repository}/{digest}")].1.clone()).unwrap()
+    }
+
     /// The digest that a tag has here.
     pub(crate) fn tag(&self, name: &str) -> Option<Digest> {
         let (repository, tag) = name.rsplit_once(':').unwrap();
@@ -311,6 +318,12 @@ impl Shared {
                 if !contents.has_all(body) {
                     return none(400);
                 }
+                let version = contents.manifests.get(&key).map(|(_, bytes)| etag(bytes));
+                let wanted = asked.headers.get("if-match");
+                let unwanted = asked.headers.contains_key("if-none-match") && version.is_some();
+                if unwanted || wanted.is_some_and(|wanted| version.as_ref() != Some(wanted)) {
+                    return none(412);
+                }
                 let entry = (asked.headers["content-type"].clone(), body.to_vec());
                 contents
                     .manifests
@@ -324,6 +337,7 @@ impl Shared {
             let headers = vec![
                 header("content-type", media_type.clone()),
                 header("docker-content-digest", Digest::of(manifest).to_string()),
+                header("etag", etag(manifest)),
             ];
             return (200, headers, manifest.clone());
         }
@@ -387,6 +401,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// The name of a version of a manifest.
+fn etag(manifest: &[u8]) -> String {
+    format!("\"{}\"", Digest::of(manifest))
 }
 
 /// The body of a request, of known length or in chunks.

@@ -63,6 +63,7 @@ mod power_loss;
 mod progress;
 mod provenance;
 mod pruning;
+mod referrers;
 mod registries;
 mod registry_auth;
 mod registry_bad_input;

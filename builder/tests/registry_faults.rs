@@ -438,7 +438,7 @@ async fn what_is_to_be_replaced_is_absent_only_when_the_registry_says_so() {
         let name = registry.image("app:v1").parse().unwrap();
         let found = side.images.registry().puller().current(&name).await;
         match (found, expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found.is_some(), expected),
+            (Ok(found), Ok(expected)) => assert_eq!(found.document().is_some(), expected),
             (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
             other => panic!("{other:?}"),
         }

@@ -2,22 +2,37 @@
 //! subject. A registry with an interface for such lists it by itself; at others it is listed under
 //! the tag by which clients find it there (distribution-spec, "Referrers Tag Schema").
 //!
-//! The list is everybody's. What others wrote into it stays as they wrote it, fields that rbuild does
-//! not know included, and a list that cannot be read is an error: it is never begun anew.
+//! The list is everybody's. What others wrote into it stays as they wrote it, byte for byte, and a
+//! list that cannot be read is an error: it is never begun anew.
+//!
+//! Several may add to a list at once. Those of one machine wait for one another. Those of others are
+//! noticed by a registry that replaces only what was read; at one that does not look at that, an
+//! entry is put again until the list, read some time after it was put, has it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rbuild_cache::digest::Digest;
+use rbuild_cache::lock::{LockGuard, Locks};
 use rbuild_cache::oci::{Descriptor, ImageRef, MediaType};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::Around;
 use crate::image::WrittenImage;
 use crate::image_document::{self, Document};
 use crate::registry::RegistryError;
+use crate::registry::current::Replaced;
 use crate::registry::error::Cause;
 use crate::registry::push::{BlobSource, Naming, PushContent};
+use crate::registry::retry::pause_after;
+
+/// How often an entry is put into a list that others write at the same time.
+const MOST_PUTS: u32 = 10;
+/// How long to wait at least until a list is read that was put.
+const SETTLING: Duration = Duration::from_millis(20);
 
 /// Pushes what is said of the image called `name`, which is there already.
 pub(super) async fn push(
@@ -29,26 +44,75 @@ pub(super) async fn push(
     let registry = around.images.registry();
     for referrer in &written.referrers {
         let manifest = (referrer.descriptor.clone(), referrer.bytes.clone());
-        let mut content = PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
+        let content = PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
         registry.pusher().push(name, Naming::Digest, &content, source, &around.task).await?;
         let (subject, digest) = (&referrer.subject.digest, &referrer.descriptor.digest);
         if registry.puller().lists_referrer(name, subject, digest).await {
             continue;
         }
         let Some(tag) = tag(name, subject) else { continue };
-        // Where nothing was said of the image yet there is no such tag.
-        let known = registry.puller().current(&tag).await?;
-        let list = with(known, &referrer.descriptor).map_err(|reason| {
-            let action = format!("listing a statement about `{name}`");
-            let cause =
-                Cause::Protocol(format!("`{tag}` there is no list of statements: {reason}"));
-            RegistryError::new(action, name.registry(), cause)
-        })?;
-        let Some(list) = list else { continue };
-        content.manifests.push(list);
-        registry.pusher().push(&tag, Naming::Tag, &content, source, &around.task).await?;
+        list(&tag, name, &referrer.descriptor, around).await?;
     }
     Ok(())
+}
+
+/// Sees to it that the list under `tag` has `referrer`.
+async fn list(
+    tag: &ImageRef,
+    name: &ImageRef,
+    referrer: &Descriptor,
+    around: &Around,
+) -> Result<(), RegistryError> {
+    let registry = around.images.registry();
+    let failed = |cause| {
+        RegistryError::new(format!("listing a statement about `{name}`"), name.registry(), cause)
+    };
+    let locked = lock(around.images.state().locks(), tag).await;
+    let _alone = locked.map_err(|error| failed(Cause::Local(error)))?;
+    // What the registry did not want to replace although it was still there: something between
+    // changes the versions' names, and they are of no use.
+    let mut refused = None;
+    for puts in 0..MOST_PUTS {
+        let begun = Instant::now();
+        let current = registry.puller().current(tag).await?;
+        let Some(list) = with(current.document(), referrer).map_err(|reason| {
+            failed(Cause::Protocol(format!("`{tag}` there is no list of statements: {reason}")))
+        })?
+        else {
+            return Ok(());
+        };
+        let known = Some(&current).filter(|current| refused != Some(current.digest()));
+        let replaced = registry.pusher().replace(tag, known, &list).await?;
+        refused = (replaced == Replaced::Changed).then(|| current.digest());
+        let pause = match replaced {
+            // Who read the list before it was put here has put it after as long as this took.
+            Replaced::Done => SETTLING.max(begun.elapsed() * 2),
+            Replaced::Changed => Duration::ZERO,
+        };
+        let collisions = if puts == 0 { Duration::ZERO } else { pause_after(puts - 1) };
+        tokio::time::sleep(pause + collisions).await;
+    }
+    let current = registry.puller().current(tag).await?;
+    if let Ok(None) = with(current.document(), referrer) {
+        return Ok(());
+    }
+    let reason = format!(
+        "others write the list `{tag}` at the same time: the statement was put into it {MOST_PUTS} \
+         times, and is not in it"
+    );
+    Err(failed(Cause::Protocol(reason)))
+}
+
+/// Waits until nobody else on this machine adds to the list. The wait ends when the future is
+/// dropped.
+async fn lock(locks: &Locks, tag: &ImageRef) -> std::io::Result<LockGuard> {
+    let name = format!("list-{}", Digest::of(tag.to_string()).hex());
+    loop {
+        if let Some(guard) = locks.try_exclusive(&name)? {
+            return Ok(guard);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// `sha256-…` in the repository of `name`.
@@ -59,29 +123,53 @@ fn tag(name: &ImageRef, subject: &Digest) -> Option<ImageRef> {
 
 /// The list with one entry more; `None` when it has that one already.
 fn with(
-    known: Option<(Descriptor, Bytes)>,
+    known: Option<&(Descriptor, Bytes)>,
     referrer: &Descriptor,
 ) -> Result<Option<(Descriptor, Bytes)>, String> {
-    let mut list = match known {
-        None => json!({"schemaVersion": 2, "mediaType": MediaType::OciIndex, "manifests": []}),
+    let entry = serde_json::to_string(referrer).expect("it has string keys only");
+    let text = match known {
+        None => {
+            let list = json!({
+                "schemaVersion": 2,
+                "mediaType": MediaType::OciIndex,
+                "manifests": [referrer],
+            });
+            serde_json::to_string_pretty(&list).expect("it has string keys only")
+        }
         Some((descriptor, bytes)) => {
-            let parsed = image_document::parse(&descriptor, &bytes).map_err(|e| e.to_string())?;
+            let parsed = image_document::parse(descriptor, bytes).map_err(|e| e.to_string())?;
             let Document::Index(index) = parsed else { return Err("it is a manifest".into()) };
             if index.manifests.iter().any(|there| there.digest == referrer.digest) {
                 return Ok(None);
             }
-            serde_json::from_slice(&bytes).map_err(|e| e.to_string())?
+            let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
+            inserted(text, &entry, index.manifests.is_empty())?
         }
     };
-    if list["manifests"].is_null() {
-        list["manifests"] = json!([]);
-    }
-    let Some(Value::Array(entries)) = list.get_mut("manifests") else {
-        return Err("it has no entries".into());
+    Ok(Some((Descriptor::of(MediaType::OciIndex, text.as_bytes()), text.into())))
+}
+
+/// Where a list has its entries.
+#[derive(Deserialize)]
+struct Entries<'a> {
+    #[serde(borrow)]
+    manifests: &'a RawValue,
+}
+
+/// The text of a list with an entry behind its others; all else in it stays what it is.
+fn inserted(text: &str, entry: &str, first: bool) -> Result<String, String> {
+    let entries: Entries = serde_json::from_str(text).map_err(|_| "it has no entries")?;
+    let entries = entries.manifests.get();
+    // It is a part of the text itself.
+    let start = entries.as_ptr().addr() - text.as_ptr().addr();
+    let (before, after) = (&text[..start], &text[start + entries.len()..]);
+    let entries = match entries.strip_suffix(']') {
+        Some(others) if first => format!("{others}{entry}]"),
+        Some(others) => format!("{others},{entry}]"),
+        // It is `null`.
+        None => format!("[{entry}]"),
     };
-    entries.push(serde_json::to_value(referrer).expect("it has string keys only"));
-    let bytes = serde_json::to_vec_pretty(&list).expect("it has string keys only");
-    Ok(Some((Descriptor::of(MediaType::OciIndex, &bytes), bytes.into())))
+    Ok(format!("{before}{entries}{after}"))
 }
 
 #[cfg(test)]
@@ -92,41 +180,46 @@ mod tests {
         Descriptor::of(MediaType::OciManifest, text.as_bytes())
     }
 
-    fn check(known: &str, expected: Result<usize, &str>) -> Option<Value> {
-        let known = (Descriptor::of(MediaType::OciIndex, known.as_bytes()), known.to_owned());
-        let found = with(Some((known.0, known.1.into())), &referrer("ours"));
-        let list = found.map(|list| list.map(|(_, bytes)| serde_json::from_slice(&bytes).unwrap()));
-        let entries = |list: &Option<Value>| {
-            list.as_ref().map_or(0, |list: &Value| list["manifests"].as_array().unwrap().len())
-        };
-        match (&list, expected) {
-            (Ok(list), Ok(expected)) => assert_eq!(entries(list), expected),
-            (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
-            other => panic!("{other:?}"),
-        }
-        list.ok().flatten()
+    /// What becomes of the list `known` when `ours` is added.
+    fn added(known: &str) -> Result<Option<String>, String> {
+        let descriptor = Descriptor::of(MediaType::OciIndex, known.as_bytes());
+        let list = with(Some(&(descriptor, known.to_owned().into())), &referrer("ours"))?;
+        Ok(list.map(|(descriptor, bytes)| {
+            assert_eq!(descriptor, Descriptor::of(MediaType::OciIndex, &bytes));
+            String::from_utf8(bytes.to_vec()).unwrap()
+        }))
     }
 
     #[test]
     fn what_others_wrote_stays_and_what_cannot_be_read_is_refused() {
-        let theirs = serde_json::to_value(referrer("theirs")).unwrap();
-        let mut odd = theirs.clone();
-        odd["data"] = "e30=".into();
-        odd["x"] = json!({"b": 1, "a": 2});
-        let list = json!({"schemaVersion": 2, "y": [1.50], "manifests": [odd]});
-        let list = check(&list.to_string(), Ok(2)).unwrap();
-        assert_eq!(list["manifests"][0], odd);
-        assert_eq!(list["y"], json!([1.5]));
-        let ours = serde_json::to_value(referrer("ours")).unwrap();
-        assert_eq!(list["manifests"][1], ours);
-        check(&json!({"schemaVersion": 2, "manifests": [ours]}).to_string(), Ok(0));
-        check(r#"{"schemaVersion": 2, "manifests": null}"#, Ok(1));
-        check("{", Err("is not a valid"));
-        check(r#"{"schemaVersion": 2, "manifests": [3]}"#, Err("is not a valid"));
-        check(r#"{"schemaVersion": 2, "manifests": [], "layers": []}"#, Err("both an index"));
-        let manifest = json!({"schemaVersion": 2, "config": theirs, "layers": []}).to_string();
+        let entry = |text: &str| serde_json::to_string(&referrer(text)).unwrap();
+        let (ours, theirs) = (entry("ours"), entry("theirs"));
+        let odd = theirs.replacen('{', r#"{ "x":[1.50, 1e400,{"b":1,"a":2}],  "#, 1);
+        let list = |entries: &str| {
+            format!(
+                "{{\n \"schemaVersion\":2, \"y\":[1.50], \"manifests\": {entries}, \"z\": \"\\u00e4\"\n}}\n"
+            )
+        };
+        let check = |entries: String, expected: String| {
+            assert_eq!(added(&list(&entries)), Ok(Some(list(&expected))));
+        };
+        check(format!("[ {odd} ]"), format!("[ {odd} ,{ours}]"));
+        check(format!("[{odd},{theirs}]"), format!("[{odd},{theirs},{ours}]"));
+        check("[]".into(), format!("[{ours}]"));
+        check("[ \n ]".into(), format!("[ \n {ours}]"));
+        check("null".into(), format!("[{ours}]"));
+        assert_eq!(added(&list(&format!("[{odd}, {ours}]"))), Ok(None));
+        let refused = |known: &str, expected: &str| {
+            let error = added(known).unwrap_err();
+            assert!(error.contains(expected), "{known}: {error}");
+        };
+        refused("{", "is not a valid");
+        refused(r#"{"schemaVersion": 2, "manifests": [3]}"#, "is not a valid");
+        refused(r#"{"schemaVersion": 2, "manifests": [], "layers": []}"#, "both an index");
+        let manifest = json!({"schemaVersion": 2, "config": referrer("c"), "layers": []});
+        let manifest = manifest.to_string();
         let known = Descriptor::of(MediaType::OciManifest, manifest.as_bytes());
-        let error = with(Some((known, manifest.into())), &referrer("ours")).unwrap_err();
+        let error = with(Some(&(known, manifest.into())), &referrer("ours")).unwrap_err();
         assert_eq!(error, "it is a manifest");
     }
 

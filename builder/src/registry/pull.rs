@@ -17,7 +17,9 @@ use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, Index, MediaType};
 use rbuild_cache::store::{BlobWriter, ContentStore, StoreError};
 use rbuild_solver::progress::Task;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::header::{
+    ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, RANGE,
+};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -43,6 +45,14 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
+
+/// A manifest or index as a tag had it.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) document: (Descriptor, Bytes),
+    /// What the host calls it, if that can be compared.
+    pub(super) etag: Option<HeaderValue>,
+}
 
 /// Reads from registries, and knows which mirrors are down.
 #[derive(Debug)]
@@ -72,6 +82,11 @@ impl Puller {
             whole_only: Mutex::default(),
             flights: Mutex::default(),
         }
+    }
+
+    /// What carries requests.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// What `image` stands for, without its bytes. `None` when the registry does not say it all in
@@ -109,28 +124,6 @@ impl Puller {
             }
         }
         Err(tried.error())
-    }
-
-    /// The manifest or index that `image` stands for where pushes of it go, and nothing else: what is
-    /// to be replaced there is not read from a mirror, which may be behind. `None` only when the
-    /// registry says that there is no such thing.
-    pub async fn current(
-        &self,
-        image: &ImageRef,
-    ) -> Result<Option<(Descriptor, Bytes)>, RegistryError> {
-        let endpoint = self.transport.hosts().and_then(|hosts| hosts.push_endpoint(image));
-        let found = match endpoint {
-            Ok(endpoint) => self.manifest_at(&endpoint, image).await,
-            Err(error) => Err(error.into()),
-        };
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(Cause::NotFound(_)) => Ok(None),
-            Err(cause) => {
-                let action = format!("reading what `{image}` is now");
-                Err(RegistryError::new(action, image.registry(), cause))
-            }
-        }
     }
 
     /// Whether the registry itself lists `referrer` among what is said of `subject`
@@ -237,6 +230,15 @@ impl Puller {
         endpoint: &Endpoint,
         image: &ImageRef,
     ) -> Result<(Descriptor, Bytes), Cause> {
+        self.version_at(endpoint, image).await.map(|version| version.document)
+    }
+
+    /// The manifest with what the host calls this version of it.
+    pub(super) async fn version_at(
+        &self,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+    ) -> Result<Version, Cause> {
         let call = manifest_call(Method::GET, endpoint, &image.manifest_name());
         let mut patience = self.patience(endpoint);
         loop {
@@ -256,7 +258,8 @@ impl Puller {
                     return Err(Cause::Damaged { what: claimed.unwrap_or(found), detail });
                 }
                 let media_type = media_type_of(&headers, &bytes);
-                Ok((Descriptor::new(media_type, found, bytes.len() as u64), bytes))
+                let descriptor = Descriptor::new(media_type, found, bytes.len() as u64);
+                Ok(Version { document: (descriptor, bytes), etag: strong_etag(&headers) })
             });
             match checked {
                 Err(cause) if cause.is_transient() => {
@@ -676,6 +679,12 @@ fn content_range_is(headers: &HeaderMap, range: &Range<u64>, size: u64) -> bool 
 
 fn digest_in(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The version's name, if it is one by which the host can be asked to replace just that version
+/// (RFC 9110, 13.1.1): a weak one never matches.
+fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
 }
 
 /// The media type of a manifest: what the host says; what the manifest says of itself when the host

@@ -18,8 +18,8 @@ use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, MediaType};
 use rbuild_solver::image_source::ImageSourceError;
 use rbuild_solver::progress::{EventKind, Task};
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, StatusCode};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::auth::Scope;
@@ -27,7 +27,7 @@ use super::error::{Cause, RegistryError};
 use super::hosts::Endpoint;
 use super::pull::manifest_path;
 use super::sink::Gauge;
-use super::transport::{Transport, Upload};
+use super::transport::{Call, Transport, Upload};
 use super::upload::{OpenFrom, Sending, Uploads, session};
 
 /// An image to push: everything that has to be at the registry.
@@ -344,15 +344,40 @@ impl Job<'_> {
         descriptor: &Descriptor,
         bytes: &Bytes,
     ) -> Result<(), Cause> {
-        let Uploads { transport, endpoint } = self.uploads;
-        let mut call = self
-            .uploads
-            .call(Method::PUT, manifest_path(endpoint, name))
-            .header(CONTENT_TYPE, descriptor.media_type.as_str());
+        let response = self.uploads.put_manifest(name, (descriptor, bytes), None).await?;
+        self.uploads.check_stored(response, descriptor).await
+    }
+}
+
+impl Uploads<'_> {
+    /// Puts a manifest or an index under `name`, if `condition` holds at the registry. Gives what it
+    /// answered.
+    pub(super) async fn put_manifest(
+        &self,
+        name: &str,
+        (descriptor, bytes): (&Descriptor, &Bytes),
+        condition: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<Response, Cause> {
+        let mut call = self.manifest_call(name, descriptor);
+        call.headers.extend(condition);
         call.body = Upload::Bytes(bytes.clone());
-        let response = transport.send(&call, &mut transport.patience()).await?;
+        self.transport.send(&call, &mut self.transport.patience()).await
+    }
+
+    fn manifest_call(&self, name: &str, descriptor: &Descriptor) -> Call<'_> {
+        self.call(Method::PUT, manifest_path(self.endpoint, name))
+            .header(CONTENT_TYPE, descriptor.media_type.as_str())
+    }
+
+    /// Whether the answer to a put says that the registry has `descriptor` now.
+    pub(super) async fn check_stored(
+        &self,
+        response: Response,
+        descriptor: &Descriptor,
+    ) -> Result<(), Cause> {
         if !response.status().is_success() {
-            return Err(transport.failure(&call, response, "the repository").await);
+            let call = self.manifest_call("", descriptor);
+            return Err(self.transport.failure(&call, response, "the repository").await);
         }
         let stored = response.headers().get("docker-content-digest");
         match stored.and_then(|digest| digest.to_str().ok()?.parse::<Digest>().ok()) {

@@ -60,6 +60,11 @@ impl Patience {
     }
 }
 
+/// How long to wait before doing again what somebody else came in between of, the next time longer.
+pub fn pause_after(failures: u32) -> Duration {
+    backoff(failures, random_fraction())
+}
+
 /// The pause after `failures` earlier ones: doubling, between half and all of it.
 fn backoff(failures: u32, fraction: f64) -> Duration {
     let whole = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
