@@ -7,6 +7,8 @@
 //! them. What the archive says of itself often stands at its end; only when all of that is
 //! consistent does a name stand for one of its images. An archive that is cut short therefore
 //! leaves nothing behind but blobs that nobody names.
+//!
+//! How much an archive may unpack to, and of how many parts it may be, the state's limits say.
 
 mod docker;
 mod entry;
@@ -15,9 +17,10 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use rbuild_cache::digest::Digest;
-use rbuild_cache::layer::LayerError;
 use rbuild_cache::layer::tar_reader::TarError;
+use rbuild_cache::layer::{ApplyError, LayerError};
 use rbuild_cache::layout::{CONTAINERD_NAME, LayoutError, REF_NAME};
+use rbuild_cache::limits::{Exceeded, Limit, Limits};
 use rbuild_cache::oci::{Descriptor, ImageRef, Index, Manifest, MediaType, Platform};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::store::StoreError;
@@ -76,9 +79,17 @@ pub enum ArchiveError {
     /// It has no image for the platform.
     #[error("it has no image for `{0}`")]
     Platform(Box<Platform>),
+    /// There is more of it than rbuild takes.
+    #[error("{what} {exceeded}")]
+    Limit {
+        /// What has or is too much: `the archive has`.
+        what: String,
+        /// Of what.
+        exceeded: Exceeded,
+    },
     /// A layer cannot be read.
     #[error(transparent)]
-    Layer(#[from] LayerError),
+    Layer(LayerError),
     /// A blob is damaged, or cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -87,7 +98,7 @@ pub enum ArchiveError {
     Layout(#[from] LayoutError),
     /// Reading or writing failed.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 impl ArchiveError {
@@ -107,6 +118,33 @@ impl ArchiveError {
 impl From<DocumentError> for ArchiveError {
     fn from(error: DocumentError) -> Self {
         Self::Document(Box::new(error))
+    }
+}
+
+impl From<io::Error> for ArchiveError {
+    fn from(error: io::Error) -> Self {
+        match Exceeded::within(&error) {
+            Some(exceeded) => exceeded.into(),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl From<LayerError> for ArchiveError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Apply(ApplyError::Limit(exceeded)) => exceeded.into(),
+            LayerError::Io(error) => error.into(),
+            other => Self::Layer(other),
+        }
+    }
+}
+
+impl From<Exceeded> for ArchiveError {
+    fn from(exceeded: Exceeded) -> Self {
+        let of_a_layer = matches!(exceeded.limit, Limit::LayerSize | Limit::LayerFiles);
+        let what = if of_a_layer { "a layer has" } else { "it has" };
+        Self::Limit { what: what.to_owned(), exceeded }
     }
 }
 
@@ -186,7 +224,7 @@ impl Contents<'_> {
         if depth > DEEPEST {
             return Err(DocumentError::Deep.into());
         }
-        let bytes = self.state.blobs().read(root).map_err(missing)?;
+        let bytes = document(self.state, root)?;
         let taken = match image_document::parse(root, &bytes)? {
             Document::Manifest(manifest) => {
                 check_manifest(self.state, &manifest)?;
@@ -229,7 +267,29 @@ impl Contents<'_> {
     }
 }
 
+/// The bytes of a manifest, an index or a config, if it is no longer than such may be.
+fn document(state: &StateFolder, descriptor: &Descriptor) -> Result<Vec<u8>, ArchiveError> {
+    let what = || format!("`{}`", descriptor.digest);
+    check_size(state.limits(), descriptor.size, what)?;
+    state.blobs().read(descriptor).map_err(missing)
+}
+
+fn check_size(
+    limits: &Limits,
+    size: u64,
+    what: impl FnOnce() -> String,
+) -> Result<(), ArchiveError> {
+    let checked = limits.check(Limit::DocumentSize, size);
+    checked.map_err(|exceeded| ArchiveError::Limit { what: format!("{} has", what()), exceeded })
+}
+
+fn check_layers(state: &StateFolder, layers: usize) -> Result<(), ArchiveError> {
+    let checked = state.limits().check(Limit::Layers, layers as u64);
+    checked.map_err(|exceeded| ArchiveError::Limit { what: "an image has".into(), exceeded })
+}
+
 fn check_manifest(state: &StateFolder, manifest: &Manifest) -> Result<(), ArchiveError> {
+    check_layers(state, manifest.layers.len())?;
     for blob in manifest.layers.iter().chain([&manifest.config]) {
         let elsewhere = matches!(blob.media_type, MediaType::Foreign(_)) && !blob.urls.is_empty();
         if !elsewhere && !state.blobs().contains_whole(blob)? {
@@ -237,7 +297,7 @@ fn check_manifest(state: &StateFolder, manifest: &Manifest) -> Result<(), Archiv
         }
     }
     if matches!(manifest.config.media_type, MediaType::OciConfig | MediaType::DockerConfig) {
-        let config = state.blobs().read(&manifest.config)?;
+        let config = document(state, &manifest.config)?;
         image_document::check_config(manifest, &config)?;
     }
     Ok(())

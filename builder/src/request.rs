@@ -40,6 +40,7 @@ pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
 pub use device::DeviceLeave;
 pub use engine::EngineSettings;
 pub use environment::Environment;
+pub(crate) use limits::limits;
 pub use output::{Destination, OutputKind, OutputSpec};
 pub use slim::{PROBE_TIMEOUT, SlimRequest, SlimSettings, SlimSwitch};
 pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec};
@@ -260,6 +261,9 @@ pub enum UsageError {
     /// A flag that rbuild is going to have.
     #[error("{0} is not there yet in this version of rbuild")]
     NotYet(String),
+    /// A bill of materials.
+    #[error("{0} asks for a scanner of images, and rbuild has none")]
+    NoScanner(String),
     /// A flag of buildx that means nothing here.
     #[error("`{flag}` means nothing to rbuild: {reason}")]
     Meaningless {
@@ -296,6 +300,11 @@ impl UsageError {
             Self::Conflict { instead, .. } => Some(instead.clone()),
             Self::NoName => Some("give it one with `-t NAME`".into()),
             Self::NeedsSlim { .. } => Some("give `--slim` too".into()),
+            Self::NoScanner(_) => Some(
+                "scan what was built: `-o type=oci,dest=FILE.tar`, then \
+                 `syft scan oci-archive:FILE.tar -o spdx-json`"
+                    .into(),
+            ),
             Self::NoStateFolder => Some("name one with `--root DIR` or RBUILD_ROOT".into()),
             Self::Value { .. }
             | Self::Variable { .. }
@@ -430,7 +439,7 @@ impl BuildRequest {
             shm_size: arguments.shm_size.as_deref().map(step::shm_size).transpose()?,
             cgroup_parent: arguments.cgroup_parent.clone().filter(|path| !path.is_empty()),
             resources: resources::resources(arguments)?,
-            limits: limits::limits(&arguments.limit)?,
+            limits: limits(&arguments.limit)?,
             timeout: arguments.timeout.as_deref().map(resources::timeout).transpose()?,
             allow: step::entitlements(&allow)?,
             allow_devices,

@@ -43,6 +43,7 @@ mod django;
 mod documents;
 mod engines;
 mod full_disk;
+mod hostile_archives;
 mod hostile_contexts;
 mod hostile_images;
 mod hostile_layers;

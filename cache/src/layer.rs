@@ -30,6 +30,7 @@ pub use pack::{PackError, PackOptions, pack};
 
 use crate::digest::{DiffId, Digest, Hasher, Hashing};
 use crate::index::IndexError;
+use crate::limits::{Bounded, Limit};
 use crate::oci::{Descriptor, MediaType};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::state::StateFolder;
@@ -195,9 +196,14 @@ pub fn check(state: &StateFolder, blob: &Descriptor, diff_id: &DiffId) -> Result
     if state.snapshots().get(&SnapshotId::of_layer(diff_id))?.is_some() {
         return Ok(());
     }
-    let stream = decompress(state.blobs().reader(blob)?)?;
-    let found = DiffId(Digest::of_stream(stream)?.0);
+    let found = DiffId(Digest::of_stream(unpacked(state, blob)?)?.0);
     if found == *diff_id { Ok(()) } else { Err(LayerError::DiffId { expected: *diff_id, found }) }
+}
+
+/// The tar in `blob`, no longer than one may be.
+fn unpacked(state: &StateFolder, blob: &Descriptor) -> Result<impl Read, LayerError> {
+    let stream = decompress(state.blobs().reader(blob)?)?;
+    Ok(Bounded::new(stream, state.limits(), Limit::LayerSize))
 }
 
 /// Compresses the layer in `blob` anew, or finds the blob that was made before.
@@ -211,7 +217,7 @@ pub fn recompress(
     if let Some(known) = recall(state, &key)? {
         return Ok(known);
     }
-    let mut stream = Hashing::new(decompress(state.blobs().reader(blob)?)?);
+    let mut stream = Hashing::new(unpacked(state, blob)?);
     let mut compressor = compress::Compressor::new(compression, state.blobs().writer()?);
     io::copy(&mut stream, &mut compressor)?;
     let (_, digest, _) = stream.finish();

@@ -26,7 +26,8 @@ pub enum Limit {
     ContextSize,
     /// Files that one COPY or ADD takes from a context.
     ContextFiles,
-    /// Bytes of an archive when it is unpacked: one given to ADD, or a context that is a tar.
+    /// Bytes of an archive when it is unpacked: one given to ADD, a context that is a tar, or one of
+    /// images that is loaded.
     ArchiveSize,
     /// Entries of such an archive.
     ArchiveFiles,

@@ -134,6 +134,10 @@ pub struct PullArgs {
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
+    /// Take in at most so much before it is refused: `NAME=N`, such as `layers=100`; see the
+    /// documentation for all names
+    #[arg(long, value_name = "NAME=N")]
+    pub limit: Vec<String>,
 }
 
 /// `rbuild save`
@@ -165,4 +169,8 @@ pub struct LoadArgs {
     /// Print nothing
     #[arg(short, long)]
     pub quiet: bool,
+    /// Take in at most so much before it is refused: `NAME=N`, such as `archive-size=10g`; see the
+    /// documentation for all names
+    #[arg(long, value_name = "NAME=N")]
+    pub limit: Vec<String>,
 }

@@ -10,7 +10,7 @@ use crate::cli::{GlobalArgs, LoadArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
 use crate::image_archive::{self, ArchiveError, ArchivedImage};
 use crate::local_image::{self, LocalImageError};
-use crate::request::{Environment, UsageError};
+use crate::request::{Environment, UsageError, limits};
 
 /// Reads an archive, and gives its images their names when all of it was right.
 pub(super) fn run(
@@ -35,7 +35,7 @@ pub(super) fn run(
         Some(path) => Box::new(fs_err::File::open(path).map_err(|e| failed(e.into()))?),
         None => Box::new(io::stdin()),
     };
-    let state = local_image::open(&settings)?;
+    let state = local_image::open(&settings)?.with_limits(limits(&arguments.limit)?);
     let reading = {
         let state = state.clone();
         tokio_blocking(move || image_archive::read(&state, stream, platform.as_ref()))

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use rbuild_cache::limits::Limits;
 use rbuild_cache::oci::ImageRef;
 use rbuild_solver::image_source::ImageSourceError;
 use rbuild_solver::progress::{EventKind, Reporter, Task};
@@ -15,7 +16,7 @@ use crate::image_transfer;
 use crate::local_image::{self, LocalImageError};
 use crate::progress::{Display, End};
 use crate::registry::Registry;
-use crate::request::{Environment, ProgressMode, Settings};
+use crate::request::{Environment, ProgressMode, Settings, limits};
 
 /// Brings images into the local store.
 pub(super) fn pull(
@@ -26,7 +27,7 @@ pub(super) fn pull(
     let settings = settings(global, arguments.quiet, environment)?;
     let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
-    let images = images(&settings)?;
+    let images = images(&settings, limits(&arguments.limit)?)?;
     for name in &names {
         let (name, platform, images) = (name.to_string(), platform.as_ref(), &images);
         if arguments.all_platforms {
@@ -53,7 +54,7 @@ pub(super) fn push(
     let settings = settings(global, arguments.quiet, environment)?;
     let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
-    let images = images(&settings)?;
+    let images = images(&settings, Limits::default())?;
     for name in &names {
         let (name, images) = (name.to_string(), &images);
         let (_, digest) = with_progress(&settings, &format!("push {name}"), async |task| {
@@ -78,9 +79,9 @@ fn names(texts: &[String]) -> Result<Vec<ImageRef>, BuildError> {
     texts.iter().map(name).collect()
 }
 
-fn images(settings: &Settings) -> Result<Images, BuildError> {
+fn images(settings: &Settings, limits: Limits) -> Result<Images, BuildError> {
     let registry = Registry::new(settings.registry.clone());
-    Ok(Images::new(registry, local_image::open(settings)?))
+    Ok(Images::new(registry, local_image::open(settings)?.with_limits(limits)))
 }
 
 /// Runs `work` as one task of progress, called `name`.

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::layer::{self, Compression, compress::Format, decompress};
+use rbuild_cache::limits::{Bounded, Limit};
 use rbuild_cache::oci::{Descriptor, ImageRef, Manifest, MediaType};
 use rbuild_cache::state::StateFolder;
 use serde::Deserialize;
 
 use super::entry::{Entries, Form, StoredFile};
-use super::{ArchiveError, ArchivedImage, syntax};
+use super::{ArchiveError, ArchivedImage, check_layers, document, syntax};
 use crate::image_document;
 
 /// One image of `manifest.json`.
@@ -47,9 +48,10 @@ fn image(
         |path: &str| entries.file(path).ok_or_else(|| ArchiveError::Missing(path.to_owned()));
     let config = file(&listed.config)?;
     let config = Descriptor::new(MediaType::OciConfig, config.digest, config.size);
-    let bytes = state.blobs().read(&config)?;
+    let bytes = document(state, &config)?;
     let (platform, diff_ids) = image_document::read_config(&config, &bytes)?;
     let paths = listed.layers.unwrap_or_default();
+    check_layers(state, paths.len())?;
     let mut manifest = Manifest {
         schema_version: 2,
         media_type: Some(MediaType::OciManifest),
@@ -84,8 +86,9 @@ fn layer(
         Form::Gzipped(diff_id) => diff_id,
         Form::AsItCame(None) => DiffId(file.digest),
         Form::AsItCame(Some(_)) => {
-            let (digest, _) = Digest::of_stream(decompress(state.blobs().open(&file.digest)?)?)?;
-            DiffId(digest)
+            let stream = decompress(state.blobs().open(&file.digest)?)?;
+            let stream = Bounded::new(stream, state.limits(), Limit::LayerSize);
+            DiffId(Digest::of_stream(stream)?.0)
         }
     };
     if let Some(expected) = expected.filter(|expected| **expected != found) {

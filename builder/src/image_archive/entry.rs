@@ -6,10 +6,10 @@ use std::io::{self, Read, Write};
 use rbuild_cache::digest::{DiffId, Digest, Hashing};
 use rbuild_cache::layer::compress::{Compression, Compressor, Format, decompress};
 use rbuild_cache::layer::tar_reader::{FilePiece, TarKind, TarReader};
+use rbuild_cache::limits::{Bounded, Limit, Limits, depth};
 use rbuild_cache::state::StateFolder;
-use rbuild_cache::store::MAX_DOCUMENT;
 
-use super::{ArchiveError, blob_of};
+use super::{ArchiveError, blob_of, check_size};
 
 /// What an archive held.
 #[derive(Debug, Default)]
@@ -47,15 +47,22 @@ impl Entries {
         stream: impl Read + Send + 'static,
     ) -> Result<Self, ArchiveError> {
         let mut entries = Self::default();
-        let mut tar = TarReader::new(decompress(stream)?);
-        while let Some(entry) = tar.next_entry()? {
+        let limits = state.limits();
+        let stream = Bounded::new(decompress(stream)?, limits, Limit::ArchiveSize);
+        let mut archive = Archive { tar: TarReader::new(stream), limits, unpacked: 0 };
+        let mut count = 0;
+        while let Some(entry) = archive.tar.next_entry()? {
+            count += 1;
+            limits.check(Limit::ArchiveFiles, count)?;
+            limits.check(Limit::PathDepth, depth(&entry.path))?;
             let path = normal(&String::from_utf8_lossy(&entry.path), "");
             match entry.kind {
                 TarKind::File { size } if matches!(&*path, "index.json" | "manifest.json") => {
-                    entries.documents.insert(path, document(&mut tar, size)?);
+                    let bytes = archive.document(&path, size)?;
+                    entries.documents.insert(path, bytes);
                 }
                 TarKind::File { .. } => {
-                    let stored = store(state, &mut tar, &path)?;
+                    let stored = archive.store(state, &path)?;
                     entries.files.insert(path, stored);
                 }
                 TarKind::HardLink(target) => {
@@ -74,7 +81,7 @@ impl Entries {
             }
         }
         // A compressed archive that is cut short says so only at its end.
-        tar.drain()?;
+        archive.tar.drain()?;
         Ok(entries)
     }
 
@@ -111,71 +118,83 @@ fn normal(path: &str, folder: &str) -> String {
     parts.join("/")
 }
 
-fn document(tar: &mut TarReader<impl Read>, size: u64) -> Result<Vec<u8>, ArchiveError> {
-    if size > MAX_DOCUMENT {
-        let reason = format!("it has more than {MAX_DOCUMENT} bytes");
-        return Err(ArchiveError::Syntax { file: "index.json or manifest.json".into(), reason });
-    }
-    let mut bytes = Vec::new();
-    copy(tar, &mut Vec::new(), &mut bytes)?;
-    Ok(bytes)
+/// An archive that is being read.
+struct Archive<'a, R> {
+    tar: TarReader<R>,
+    limits: &'a Limits,
+    /// How many bytes of files were read. Holes are in no stream that could be bounded.
+    unpacked: u64,
 }
 
-/// Stores the current file: the blob of a layout as it is, checked; a layer that is not compressed
-/// with gzip.
-fn store(
-    state: &StateFolder,
-    tar: &mut TarReader<impl Read>,
-    path: &str,
-) -> Result<StoredFile, ArchiveError> {
-    let mut start = Vec::new();
-    let named = blob_of(path);
-    let mut first = vec![0; 64 << 10];
-    // The first bytes say what it is.
-    while start.len() < 6 {
-        match tar.read_piece(&mut first)? {
-            FilePiece::Data(read) => start.extend_from_slice(&first[..read]),
-            FilePiece::Hole(_) | FilePiece::End => break,
-        }
+impl<R: Read> Archive<'_, R> {
+    /// The current file, `path`, in memory.
+    fn document(&mut self, path: &str, size: u64) -> Result<Vec<u8>, ArchiveError> {
+        check_size(self.limits, size, || format!("`{path}`"))?;
+        let mut bytes = Vec::new();
+        self.copy(&[], 0, &mut bytes)?;
+        Ok(bytes)
     }
-    let format = Format::of(&start);
-    // `ID/layer.tar`, `DIGEST.tar`: what else there is are configs and marks of versions.
-    let is_layer = named.is_none() && format.is_none() && path.ends_with("tar");
-    if !is_layer {
-        let mut writer = state.blobs().writer()?;
-        let size = copy(tar, &mut start, &mut writer)?;
-        let (digest, size) = writer.commit(named.map(|digest| (digest, size)))?;
-        return Ok(StoredFile { digest, size, form: Form::AsItCame(format) });
-    }
-    let writer = state.blobs().writer()?;
-    let compressor = Compressor::new(Compression::default(), writer);
-    let mut hashing = Hashing::new(compressor);
-    copy(tar, &mut start, &mut hashing)?;
-    let (compressor, diff_id, _) = hashing.finish();
-    let (digest, size) = compressor.finish()?.commit(None)?;
-    Ok(StoredFile { digest, size, form: Form::Gzipped(DiffId(diff_id)) })
-}
 
-/// Copies `start` and the rest of the current file; returns how many bytes that were.
-fn copy(
-    tar: &mut TarReader<impl Read>,
-    start: &mut Vec<u8>,
-    out: &mut impl Write,
-) -> Result<u64, ArchiveError> {
-    let mut written = start.len() as u64;
-    out.write_all(&std::mem::take(start))?;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match tar.read_piece(&mut buffer)? {
-            FilePiece::Data(read) => {
-                out.write_all(&buffer[..read])?;
-                written += read as u64;
+    /// Stores the current file: the blob of a layout as it is, checked; a layer that is not
+    /// compressed with gzip.
+    fn store(&mut self, state: &StateFolder, path: &str) -> Result<StoredFile, ArchiveError> {
+        let (mut start, mut hole) = (Vec::new(), 0);
+        let named = blob_of(path);
+        let mut first = vec![0; 64 << 10];
+        // The first bytes say what it is: nothing that is compressed has zeros there.
+        while start.len() < 6 && hole == 0 {
+            match self.tar.read_piece(&mut first)? {
+                FilePiece::Data(read) => start.extend_from_slice(&first[..read]),
+                FilePiece::Hole(length) => hole = length,
+                FilePiece::End => break,
             }
-            FilePiece::Hole(length) => {
-                written += io::copy(&mut io::repeat(0).take(length), out)?;
-            }
-            FilePiece::End => return Ok(written),
         }
+        let format = Format::of(&start);
+        // `ID/layer.tar`, `DIGEST.tar`: what else there is are configs and marks of versions.
+        let is_layer = named.is_none() && format.is_none() && path.ends_with("tar");
+        if !is_layer {
+            let mut writer = state.blobs().writer()?;
+            let size = self.copy(&start, hole, &mut writer)?;
+            let (digest, size) = writer.commit(named.map(|digest| (digest, size)))?;
+            return Ok(StoredFile { digest, size, form: Form::AsItCame(format) });
+        }
+        let writer = state.blobs().writer()?;
+        let compressor = Compressor::new(Compression::default(), writer);
+        let mut hashing = Hashing::new(compressor);
+        self.copy(&start, hole, &mut hashing)?;
+        let (compressor, diff_id, _) = hashing.finish();
+        let (digest, size) = compressor.finish()?.commit(None)?;
+        Ok(StoredFile { digest, size, form: Form::Gzipped(DiffId(diff_id)) })
+    }
+
+    /// Copies `start`, a hole of so many bytes, and the rest of the current file; returns how many
+    /// bytes that were.
+    fn copy(&mut self, start: &[u8], hole: u64, out: &mut impl Write) -> Result<u64, ArchiveError> {
+        let mut written = start.len() as u64 + hole;
+        self.take(written)?;
+        out.write_all(start)?;
+        io::copy(&mut io::repeat(0).take(hole), out)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match self.tar.read_piece(&mut buffer)? {
+                FilePiece::Data(read) => {
+                    self.take(read as u64)?;
+                    out.write_all(&buffer[..read])?;
+                    written += read as u64;
+                }
+                FilePiece::Hole(length) => {
+                    self.take(length)?;
+                    written += io::copy(&mut io::repeat(0).take(length), out)?;
+                }
+                FilePiece::End => return Ok(written),
+            }
+        }
+    }
+
+    /// Counts what is about to be written.
+    fn take(&mut self, bytes: u64) -> Result<(), ArchiveError> {
+        self.unpacked = self.unpacked.saturating_add(bytes);
+        Ok(self.limits.check(Limit::ArchiveSize, self.unpacked)?)
     }
 }
 

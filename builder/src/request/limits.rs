@@ -7,7 +7,7 @@ use super::{UsageError, resources, step};
 const FLAG: &str = "--limit";
 
 /// Reads all `--limit`; the last one of a name holds.
-pub(super) fn limits(given: &[String]) -> Result<Limits, UsageError> {
+pub(crate) fn limits(given: &[String]) -> Result<Limits, UsageError> {
     given.iter().try_fold(Limits::default(), |limits, text| {
         let (limit, value) = limit(text)?;
         Ok(limits.with(limit, value))
