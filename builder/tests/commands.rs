@@ -117,7 +117,10 @@ fn what_rbuild_cannot_do_yet_is_refused() {
     let context = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
     for flag in ["--sbom", "--attest=type=sbom"] {
         let outcome = rbuild.command().arg(flag).arg(context.path()).exits(2);
-        outcome.assert_stderr_has(&["is not there yet"]);
+        outcome.assert_stderr_has(&["asks for a scanner", "type=oci,dest=FILE.tar"]);
+    }
+    for flag in ["--sbom=false", "--sbom=", "--attest=type=sbom,disabled=true"] {
+        rbuild.command().args(["-q", flag, "-o", "type=cacheonly"]).arg(context.path()).succeeds();
     }
     rbuild.command().arg("--version").succeeds();
     rbuild.command().arg("--help").succeeds();

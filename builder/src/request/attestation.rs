@@ -39,7 +39,8 @@ pub(super) fn provenance(arguments: &BuildArgs) -> Result<Option<ProvenanceReque
     for (flag, kind, value) in
         [("--provenance", "provenance", &arguments.provenance), ("--sbom", "sbom", &arguments.sbom)]
     {
-        let Some(value) = value else { continue };
+        // An empty one, such as of an unset variable, asks for nothing.
+        let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { continue };
         // As buildx spells them out.
         let text = match boolean(value) {
             Some(on) => format!("type={kind},disabled={}", !on),
@@ -69,7 +70,7 @@ pub(super) fn provenance(arguments: &BuildArgs) -> Result<Option<ProvenanceReque
             "sbom" => {
                 // A generator is an image that would have to be pulled and run over the result.
                 let flag = if flag == ATTEST { "`--attest type=sbom`" } else { "`--sbom`" };
-                return Err(UsageError::NotYet(flag.to_owned()));
+                return Err(UsageError::NoScanner(flag.to_owned()));
             }
             other => {
                 return Err(wrong(format!("type `{other}` is neither `provenance` nor `sbom`")));
@@ -148,6 +149,9 @@ mod tests {
         check("", None);
         check("--provenance=false", None);
         check("--provenance=0 --sbom=false", None);
+        check("--provenance= --sbom=", None);
+        check("--attest=type=sbom,disabled=true,generator=x", None);
+        check("--attest type=sbom,disabled=1 --provenance=false", None);
         check("--provenance", max);
         check("--provenance=true", max);
         check("--provenance=mode=min", min);
@@ -168,9 +172,11 @@ mod tests {
             let error = asked(typed).unwrap_err();
             assert!(error.contains(expected), "{error}");
         };
-        check("--sbom", "`--sbom` is not there yet");
-        check("--sbom=generator=x", "`--sbom` is not there yet");
-        check("--attest type=sbom", "`--attest type=sbom` is not there yet");
+        check("--sbom", "`--sbom` asks for a scanner");
+        check("--sbom=true", "`--sbom` asks for a scanner");
+        check("--attest type=sbom,disabled=false", "`--attest type=sbom` asks for a scanner");
+        check("--sbom=generator=x", "`--sbom` asks for a scanner");
+        check("--attest type=sbom", "`--attest type=sbom` asks for a scanner");
         check("--provenance=max", "field `max` is no `key=value` pair");
         check("--provenance=mode=most", "mode `most` is neither `min` nor `max`");
         check("--provenance=mod=max", "provenance has no attribute `mod`");
