@@ -4,7 +4,8 @@
 //! All of the language that people write on a command line is here: fields, variables, pipelines,
 //! `if`, `with`, `range`, literals and functions. Named templates (`define`, `block`, `template`),
 //! `break` and `continue` are refused by name. What is not in the data is an error that names what
-//! is, where Go would print `<no value>` or nothing.
+//! is, where Go would print `<no value>` or nothing; but for what users name themselves (labels),
+//! and for fields that who runs the template says are just unset.
 
 mod function;
 mod parse;
@@ -17,7 +18,11 @@ use parse::{Branch, Command, Node, Operand, Pipeline};
 #[derive(Clone, Debug)]
 pub(super) struct GoTemplate {
     nodes: Vec<Node>,
+    unset: &'static [(&'static str, &'static str)],
 }
+
+/// Objects whose fields users name: that one is missing is no mistake in a template.
+const NAMED_BY_USERS: [&str; 2] = ["Labels", "Annotations"];
 
 /// Says what is wrong with a template, or what it asks for that is not there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,12 +39,19 @@ impl GoTemplate {
     /// Reads a template; `\t` and `\n` stand for what they mean, as in Docker's command line.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
-        Ok(Self { nodes: parse::parse(&text)? })
+        Ok(Self { nodes: parse::parse(&text)?, unset: &[] })
+    }
+
+    /// With fields that may be unset, and what Go prints then for what they are: `[]` for a list.
+    /// Elsewhere such a field is null.
+    pub(super) fn with_unset(self, unset: &'static [(&'static str, &'static str)]) -> Self {
+        Self { unset, ..self }
     }
 
     /// What it makes of `data`.
     pub(super) fn run(&self, data: &Value) -> Result<String, TemplateError> {
-        let mut run = Run { out: String::new(), variables: vec![("$".to_owned(), data.clone())] };
+        let variables = vec![("$".to_owned(), data.clone())];
+        let mut run = Run { out: String::new(), variables, unset: self.unset };
         run.nodes(&self.nodes, data)?;
         Ok(run.out)
     }
@@ -49,6 +61,7 @@ struct Run {
     out: String,
     /// Innermost last.
     variables: Vec<(String, Value)>,
+    unset: &'static [(&'static str, &'static str)],
 }
 
 impl Run {
@@ -59,7 +72,10 @@ impl Run {
                 Node::Action(pipeline) => {
                     let value = self.pipeline(pipeline, dot)?;
                     if pipeline.declares.is_empty() && !pipeline.assigns {
-                        self.out.push_str(&shown(&value));
+                        match self.shown_unset(pipeline, &value) {
+                            Some(text) => self.out.push_str(text),
+                            None => self.out.push_str(&shown(&value)),
+                        }
                     }
                 }
                 Node::If(branch) => {
@@ -76,6 +92,18 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// What is printed of a field that is unset.
+    fn shown_unset(&self, pipeline: &Pipeline, value: &Value) -> Option<&'static str> {
+        let [Command(operands)] = &pipeline.commands[..] else { return None };
+        let ([Operand::Field(path) | Operand::Variable(_, path) | Operand::Group(_, path)], true) =
+            (&operands[..], value.is_null())
+        else {
+            return None;
+        };
+        let name = path.last()?;
+        self.unset.iter().find(|(unset, _)| unset == name).map(|(_, shown)| *shown)
     }
 
     fn branch(
@@ -220,9 +248,12 @@ fn undefined(name: &str) -> TemplateError {
 }
 
 fn field(value: &Value, path: &[String]) -> Result<Value, TemplateError> {
-    let mut value = value;
+    let (mut value, mut last) = (value, "");
     for name in path {
         value = match value {
+            Value::Object(fields) if NAMED_BY_USERS.contains(&last) => {
+                fields.get(name).unwrap_or(&Value::Null)
+            }
             Value::Object(fields) => fields.get(name).ok_or_else(|| {
                 let there: Vec<&str> = fields.keys().map(String::as_str).collect();
                 let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
@@ -236,6 +267,7 @@ fn field(value: &Value, path: &[String]) -> Result<Value, TemplateError> {
                 )));
             }
         };
+        last = name;
     }
     Ok(value.clone())
 }
@@ -314,7 +346,20 @@ mod tests {
         check("{{println .Name}}", "app\n");
         check("{{/* nothing */}}{{`raw`}}", "raw");
         check("{{(index .Env 0)}}", "A=b");
+        check("<{{index .Labels \"y\"}}> <{{index .Config.Cmd \"y\"}}>", "<> <>");
+        check("{{.Labels.x}} {{.Labels.y}}", "1 <no value>");
+        check("{{len .Config.Cmd}} <{{join .Config.Cmd \" \"}}>", "0 <>");
         check("{{slice .Name 1 3}} {{gt .Size 41}} {{ne .Name \"a\"}}", "pp true true");
+    }
+
+    #[test]
+    fn what_is_unset_is_shown_as_what_it_is() {
+        let check = |template: &str, expected: &str| {
+            let template = GoTemplate::parse(template).unwrap().with_unset(&[("Cmd", "[]")]);
+            assert_eq!(template.run(&data()).unwrap(), expected);
+        };
+        check("{{.Config.Cmd}} {{with .Config}}{{.Cmd}}{{end}} {{$.Config.Cmd}}", "[] [] []");
+        check("{{json .Config.Cmd}} {{if .Config.Cmd}}x{{end}}", "null ");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) fn inspect(
     };
     let template = match arguments.format.as_deref() {
         None | Some("json") => None,
-        Some(format) => Some(GoTemplate::parse(format).map_err(wrong)?),
+        Some(format) => Some(GoTemplate::parse(format).map_err(wrong)?.with_unset(&UNSET)),
     };
     let state = local_image::open(&settings(global, environment)?)?;
     let wanted = platform(arguments.platform.as_deref())?;
@@ -43,14 +43,53 @@ pub(super) fn inspect(
     }
     let text = match (template, &arguments.format) {
         (Some(template), _) => {
-            let line = |object| Ok(template.run(object)? + "\n");
-            let lines: Result<String, _> = objects.iter().map(line).collect();
+            let line = |object| Ok(template.run(&with_unset(object))? + "\n");
+            let lines: Result<String, _> = objects.into_iter().map(line).collect();
             lines.map_err(wrong)?
         }
         (None, Some(_)) => format!("{}\n", Value::Array(objects)),
         (None, None) => format!("{:#}\n", Value::Array(objects)),
     };
     print(&text)
+}
+
+/// What an image's config may leave out, and how Docker's templates show it then (moby,
+/// `api/types/image`, `github.com/moby/docker-image-spec`).
+const UNSET: [(&str, &str); 13] = [
+    ("User", ""),
+    ("ExposedPorts", "map[]"),
+    ("Env", "[]"),
+    ("Entrypoint", "[]"),
+    ("Cmd", "[]"),
+    ("Volumes", "map[]"),
+    ("WorkingDir", ""),
+    ("Labels", "map[]"),
+    ("StopSignal", ""),
+    ("ArgsEscaped", "false"),
+    ("Healthcheck", "<nil>"),
+    ("OnBuild", "[]"),
+    ("Shell", "[]"),
+];
+
+/// The object with the fields that Docker's has in any case: who asks for one that is unset has made
+/// no mistake.
+fn with_unset(mut object: Value) -> Value {
+    if let Some(config) = object.get_mut("Config") {
+        if config.is_null() {
+            *config = json!({});
+        }
+        if let Some(fields) = config.as_object_mut() {
+            for (name, shown) in UNSET {
+                let value = match shown {
+                    "" => "".into(),
+                    "false" => false.into(),
+                    _ => Value::Null,
+                };
+                fields.entry(name).or_insert(value);
+            }
+        }
+    }
+    object
 }
 
 fn object(image: &LocalImage, names: &[ImageRef], platform: &LocalPlatform) -> Value {

@@ -31,7 +31,7 @@ impl Listing {
                     return Ok(self.drawn_table(template, rows).map_err(wrong)?);
                 }
                 let template = GoTemplate::parse(format).map_err(wrong)?;
-                let line = |row| Ok(template.run(row)? + "\n");
+                let line = |row| Ok(template.run(&sorted(row))? + "\n");
                 let lines: Result<String, _> = rows.iter().map(line).collect();
                 Ok(lines.map_err(wrong)?)
             }
@@ -109,6 +109,9 @@ mod tests {
         check(Some("{{.ID}}={{.Tag}}"), "abc=v1\nd=a\u{1b}[2Jb\n");
         let json = "{\"ID\":\"abc\",\"Tag\":\"v1\"}\n{\"ID\":\"d\",\"Tag\":\"a\\u001b[2Jb\"}\n";
         check(Some("json"), json);
+        let reversed = [json!({"Tag": "v1", "ID": "abc"})];
+        let line = listing.draw(Some("{{json .}}"), &reversed).unwrap();
+        assert_eq!(line, "{\"ID\":\"abc\",\"Tag\":\"v1\"}\n");
         let error = listing.draw(Some("{{.Name}}"), &rows).unwrap_err().to_string();
         assert!(error.contains("no field `Name`; fields are: ID, Tag"), "{error}");
     }

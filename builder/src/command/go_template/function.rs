@@ -27,7 +27,11 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, TemplateErr
         "upper" => text(0)?.to_uppercase().into(),
         "title" => title(&text(0)?).into(),
         "join" => {
-            let Value::Array(items) = any(0)? else { return Err(wrong("it joins lists only")) };
+            let items = match any(0)? {
+                Value::Array(items) => &items[..],
+                Value::Null => &[],
+                _ => return Err(wrong("it joins lists only")),
+            };
             items.iter().map(shown).collect::<Vec<_>>().join(&text(1)?).into()
         }
         "split" => text(0)?.split(&text(1)?).collect::<Vec<_>>().into(),
@@ -40,6 +44,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, TemplateErr
             Value::String(text) => text.len().into(),
             Value::Array(items) => items.len().into(),
             Value::Object(fields) => fields.len().into(),
+            Value::Null => 0.into(),
             _ => return Err(wrong("it has no length")),
         },
         "index" => index(any(0)?, &arguments[1..])?,
@@ -81,16 +86,16 @@ fn title(text: &str) -> String {
 }
 
 fn index(value: &Value, keys: &[Value]) -> Result<Value, TemplateError> {
+    let empty = Value::String(String::new());
     let mut value = value;
     for key in keys {
         let found = match (value, key) {
             (Value::Array(items), key) => {
                 key.as_u64().and_then(|n| items.get(usize::try_from(n).ok()?))
             }
-            // As Go has it for maps: what is not there is empty.
-            (Value::Object(fields), Value::String(key)) => {
-                Some(fields.get(key).unwrap_or(&Value::Null))
-            }
+            // As Go has it for maps of texts: what is not there is empty.
+            (Value::Object(fields), Value::String(key)) => Some(fields.get(key).unwrap_or(&empty)),
+            (Value::Null, Value::String(_)) => Some(&empty),
             _ => None,
         };
         value = found.ok_or_else(|| {
