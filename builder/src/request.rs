@@ -4,27 +4,30 @@
 //! the environment, the clock or the command line. Values are read as `docker buildx build` reads
 //! them (buildx `commands/build.go` and `util/buildflags/`).
 
+mod annotation;
 mod attestation;
 mod cache;
+mod call;
 mod csv;
 mod device;
 mod engine;
 mod environment;
+mod error;
 mod limits;
 mod output;
 mod place;
 mod resources;
+mod settings;
 mod slim;
 mod source;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rbuild_cache::limits::Limits;
 use rbuild_cache::oci::{ImageRef, Platform};
-use rbuild_cache::snapshot::SnapshotterKind;
 use rbuild_frontend::NoCache;
 use rbuild_solver::Jobs;
 use rbuild_solver::graph::{NetworkMode, Ulimit};
@@ -32,16 +35,18 @@ use rbuild_solver::mount::{Secret, SshAgent};
 use rbuild_solver::sandbox::resources::Resources;
 
 use crate::cli::{BuildArgs, GlobalArgs};
-use crate::config::{Config, ConfigError};
-use crate::registry::RegistrySettings;
 
+pub use annotation::{Annotation, AnnotationSubject};
 pub use attestation::{ProvenanceMode, ProvenanceRequest};
 pub use cache::{CacheFrom, CacheMode, CachePlace, CacheTo};
+pub use call::{Call, CallFormat};
 pub use device::DeviceLeave;
 pub use engine::EngineSettings;
 pub use environment::Environment;
+pub use error::UsageError;
 pub(crate) use limits::limits;
 pub use output::{Destination, OutputKind, OutputSpec};
+pub use settings::{ProgressMode, Settings};
 pub use slim::{PROBE_TIMEOUT, SlimRequest, SlimSettings, SlimSwitch};
 pub use source::{ContextSpec, DockerfileSpec, NamedContextSpec};
 pub use step::Entitlement;
@@ -120,276 +125,6 @@ pub struct BuildRequest {
     pub jobs: Jobs,
 }
 
-/// What every command knows.
-#[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each says something of its own")]
-pub struct Settings {
-    /// The state folder; it need not exist.
-    pub state_folder: PathBuf,
-    /// How trees are put together for steps: by overlayfs, unless the machine cannot.
-    pub snapshotter: SnapshotterKind,
-    /// Where the registry client finds what the user configured.
-    pub registry: RegistrySettings,
-    /// Where container engines listen.
-    pub engine: EngineSettings,
-    /// `$TMPDIR`, or `/tmp`.
-    pub temporary: PathBuf,
-    /// How progress is shown; never [`ProgressMode::Auto`].
-    pub progress: ProgressMode,
-    /// Whether stderr shows colours.
-    pub colors: bool,
-    /// Whether stderr shows more than ASCII, as far as the locale says.
-    pub unicode: bool,
-    /// What `config.toml` says.
-    pub config: Config,
-    /// When rbuild began.
-    pub now: SystemTime,
-    /// Whether rbuild runs as root.
-    pub root: bool,
-    /// Developers are told what happens: `--debug`.
-    pub debug: bool,
-}
-
-/// How progress is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProgressMode {
-    /// `tty` on a terminal, otherwise `plain`.
-    #[default]
-    Auto,
-    /// A line per event.
-    Plain,
-    /// A live view.
-    Tty,
-    /// JSON, an event a line.
-    RawJson,
-    /// Nothing but the image's ID.
-    Quiet,
-}
-
-/// What is done with a Dockerfile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Call {
-    /// It is built.
-    #[default]
-    Build,
-    /// What is wrong with it is listed.
-    Check(CallFormat),
-    /// What the target can be given (ARGs, secrets, ssh, caches) is listed.
-    Outline(CallFormat),
-    /// Its stages are listed.
-    Targets(CallFormat),
-}
-
-/// How the answer to a `--call` is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CallFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// One `--annotation`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Annotation {
-    /// On what.
-    pub subject: AnnotationSubject,
-    /// Only for this platform's manifest, or its descriptor.
-    pub platform: Option<Platform>,
-    /// Its name.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// What an annotation is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AnnotationSubject {
-    /// The index.
-    Index,
-    /// The index's descriptor in an OCI layout.
-    IndexDescriptor,
-    /// The manifest.
-    Manifest,
-    /// The manifest's descriptor in the index.
-    ManifestDescriptor,
-}
-
-/// Says what is wrong with what was asked for. All of it is wrong usage.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// A flag's value is no value for it.
-    #[error("invalid value `{value}` for `{flag}`: {reason}")]
-    Value {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
-        value: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An environment variable's value is no value for it.
-    #[error("invalid value `{value}` of the environment variable `{name}`: {reason}")]
-    Variable {
-        /// The variable.
-        name: &'static str,
-        /// What it holds.
-        value: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Two flags exclude each other.
-    #[error("`{one}` and `{other}` cannot be used together")]
-    Conflict {
-        /// The one.
-        one: String,
-        /// The other.
-        other: String,
-        /// What can be done.
-        instead: String,
-    },
-    /// A flag about slim images where none is made.
-    #[error("`{flag}` says something about slim images, and nothing is slimmed")]
-    NeedsSlim {
-        /// The flag.
-        flag: &'static str,
-    },
-    /// A push of an image without a name.
-    #[error("a name is needed to push the image")]
-    NoName,
-    /// A flag that rbuild is going to have.
-    #[error("{0} is not there yet in this version of rbuild")]
-    NotYet(String),
-    /// A bill of materials.
-    #[error("{0} asks for a scanner of images, and rbuild has none")]
-    NoScanner(String),
-    /// A flag of buildx that means nothing here.
-    #[error("`{flag}` means nothing to rbuild: {reason}")]
-    Meaningless {
-        /// The flag.
-        flag: &'static str,
-        /// Why.
-        reason: &'static str,
-    },
-    /// A file that a flag names cannot be used.
-    #[error("cannot use {what}: {reason}")]
-    File {
-        /// What it is: a secret of some name.
-        what: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// `config.toml` cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// No folder to keep the state in.
-    #[error("there is no place for the state folder: neither HOME nor XDG_DATA_HOME is set")]
-    NoStateFolder,
-}
-
-impl UsageError {
-    /// A flag's value is no value for it.
-    pub fn value(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Value { flag, value: value.into(), reason: reason.into() }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Conflict { instead, .. } => Some(instead.clone()),
-            Self::NoName => Some("give it one with `-t NAME`".into()),
-            Self::NeedsSlim { .. } => Some("give `--slim` too".into()),
-            Self::NoScanner(_) => Some(
-                "scan what was built: `-o type=oci,dest=FILE.tar`, then \
-                 `syft scan oci-archive:FILE.tar -o spdx-json`"
-                    .into(),
-            ),
-            Self::NoStateFolder => Some("name one with `--root DIR` or RBUILD_ROOT".into()),
-            Self::Value { .. }
-            | Self::Variable { .. }
-            | Self::NotYet(_)
-            | Self::Meaningless { .. }
-            | Self::File { .. }
-            | Self::Config(_) => None,
-        }
-    }
-}
-
-impl Settings {
-    /// What `global` and `environment` say; `progress` is a build's `--progress`.
-    pub fn new(
-        global: &GlobalArgs,
-        progress: Option<&str>,
-        environment: &Environment,
-    ) -> Result<Self, UsageError> {
-        let home = environment.path("HOME");
-        let state_folder = global
-            .root
-            .clone()
-            .or_else(|| environment.path("RBUILD_ROOT"))
-            .or_else(|| environment.root.then(|| PathBuf::from("/var/lib/rbuild")))
-            .or_else(|| Some(environment.path("XDG_DATA_HOME")?.join("rbuild")))
-            .or_else(|| Some(home?.join(".local/share/rbuild")))
-            .ok_or(UsageError::NoStateFolder)?;
-        Ok(Self {
-            state_folder,
-            snapshotter: SnapshotterKind::default(),
-            registry: RegistrySettings::from_environment(|name| {
-                environment.variables.get(std::ffi::OsStr::new(name)).cloned()
-            }),
-            engine: EngineSettings::new(environment),
-            temporary: environment.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
-            progress: progress_mode(progress, environment)?,
-            colors: environment.shows_colors(),
-            unicode: ["LC_ALL", "LC_CTYPE", "LANG"]
-                .iter()
-                .find_map(|name| environment.text(name).filter(|value| !value.is_empty()))
-                .is_none_or(|locale| locale.to_ascii_lowercase().replace('-', "").contains("utf8"))
-                && environment.text("TERM") != Some("linux"),
-            config: Config::read(environment)?,
-            now: environment.now,
-            root: environment.root,
-            debug: global.debug,
-        })
-    }
-}
-
-fn progress_mode(
-    flag: Option<&str>,
-    environment: &Environment,
-) -> Result<ProgressMode, UsageError> {
-    const REASON: &str = "expected auto, plain, tty, rawjson or quiet";
-    let mode = |name: &str| match name {
-        "" | "auto" => Some(ProgressMode::Auto),
-        "plain" => Some(ProgressMode::Plain),
-        "tty" => Some(ProgressMode::Tty),
-        "rawjson" => Some(ProgressMode::RawJson),
-        "quiet" | "none" => Some(ProgressMode::Quiet),
-        _ => None,
-    };
-    let flag = flag.unwrap_or_default();
-    let asked = mode(flag).ok_or_else(|| UsageError::value("--progress", flag, REASON))?;
-    let variable = environment.text("BUILDKIT_PROGRESS").unwrap_or_default();
-    let asked = match asked {
-        ProgressMode::Auto => mode(variable).ok_or_else(|| UsageError::Variable {
-            name: "BUILDKIT_PROGRESS",
-            value: variable.to_owned(),
-            reason: REASON.into(),
-        })?,
-        named => named,
-    };
-    let live = environment.stderr_is_terminal && environment.text("TERM") != Some("dumb");
-    match asked {
-        ProgressMode::Auto if live => Ok(ProgressMode::Tty),
-        ProgressMode::Auto => Ok(ProgressMode::Plain),
-        ProgressMode::Tty if !environment.stderr_is_terminal => {
-            Err(UsageError::value("--progress", "tty", "stderr is not a terminal"))
-        }
-        named => Ok(named),
-    }
-}
-
 impl BuildRequest {
     /// What `arguments` ask for in `environment`.
     pub fn new(
@@ -402,7 +137,7 @@ impl BuildRequest {
         let progress = if arguments.quiet { Some("quiet") } else { arguments.progress.as_deref() };
         let settings = Settings::new(global, progress, environment)?;
         let build_args = build_args(arguments, &settings, environment)?;
-        let call = call(arguments)?;
+        let call = call::call(arguments)?;
         let outputs = output::outputs(&arguments.output, arguments.push, arguments.load)?;
         outputs.iter().try_for_each(|output| place::output(output, environment))?;
         let places = [
@@ -426,7 +161,7 @@ impl BuildRequest {
             platforms: platforms(&arguments.platform)?,
             platforms_given: !arguments.platform.is_empty(),
             labels: labels(&arguments.label)?,
-            annotations: annotations(&arguments.annotation)?,
+            annotations: annotation::annotations(&arguments.annotation)?,
             tags,
             outputs,
             metadata_file: arguments.metadata_file.clone(),
@@ -577,55 +312,6 @@ fn platforms(named: &[String]) -> Result<Vec<Platform>, UsageError> {
     Ok(platforms)
 }
 
-/// `[TYPE[PLATFORM],…:]KEY=VALUE` (buildx `util/buildflags/export.go`, `ParseAnnotations`).
-fn annotations(given: &[String]) -> Result<Vec<Annotation>, UsageError> {
-    const FLAG: &str = "--annotation";
-    let mut annotations = Vec::new();
-    for text in given {
-        let wrong = |reason: String| UsageError::value(FLAG, text, reason);
-        let (name, value) =
-            text.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE".into()))?;
-        // A colon may be in the key itself when what is before it names no type.
-        let (subjects, key) = match name.split_once(':') {
-            Some((types, key)) if types.split(',').all(names_a_subject) => (types, key),
-            _ => ("manifest", name),
-        };
-        if key.is_empty() {
-            return Err(wrong("its key is empty".into()));
-        }
-        for subject in subjects.split(',') {
-            let (name, platform) = match subject.split_once('[') {
-                Some((name, platform)) => (name, platform.strip_suffix(']')),
-                None => (subject, None),
-            };
-            let platform = platform.map(str::parse).transpose();
-            annotations.push(Annotation {
-                subject: subject_named(name)
-                    .ok_or_else(|| wrong(format!("`{name}` takes no annotations")))?,
-                platform: platform
-                    .map_err(|error: rbuild_cache::oci::PlatformError| wrong(error.to_string()))?,
-                key: key.to_owned(),
-                value: value.to_owned(),
-            });
-        }
-    }
-    Ok(annotations)
-}
-
-fn names_a_subject(text: &str) -> bool {
-    subject_named(text.split('[').next().unwrap_or(text)).is_some()
-}
-
-fn subject_named(name: &str) -> Option<AnnotationSubject> {
-    match name {
-        "index" => Some(AnnotationSubject::Index),
-        "index-descriptor" => Some(AnnotationSubject::IndexDescriptor),
-        "manifest" => Some(AnnotationSubject::Manifest),
-        "manifest-descriptor" => Some(AnnotationSubject::ManifestDescriptor),
-        _ => None,
-    }
-}
-
 fn no_cache(arguments: &BuildArgs) -> Result<NoCache, UsageError> {
     let stages = arguments.no_cache_filter.clone();
     match (arguments.no_cache, stages.is_empty()) {
@@ -640,45 +326,6 @@ fn no_cache(arguments: &BuildArgs) -> Result<NoCache, UsageError> {
     }
 }
 
-/// `--call=METHOD[,format=json]`, `--check` (buildx `util/buildflags/call.go`).
-fn call(arguments: &BuildArgs) -> Result<Call, UsageError> {
-    const FLAG: &str = "--call";
-    let text = match (&arguments.call, arguments.check) {
-        (None, false) => return Ok(Call::Build),
-        (None, true) => "check",
-        (Some(call), _) => call.as_str(),
-    };
-    let wrong = |reason: String| UsageError::value(FLAG, text, reason);
-    let (mut method, mut format) = (None, CallFormat::Text);
-    for field in csv::fields(FLAG, text)? {
-        match field.split_once('=') {
-            Some(("format", "json")) => format = CallFormat::Json,
-            Some(("format", "text")) => format = CallFormat::Text,
-            Some(("format", other)) => return Err(wrong(format!("format `{other}` is unknown"))),
-            Some((key, _)) => return Err(wrong(format!("`{key}` is unknown"))),
-            None if method.is_some() => return Err(wrong("it names two methods".into())),
-            None => method = Some(field),
-        }
-    }
-    let call = match method.as_deref() {
-        Some("build") | None => Call::Build,
-        Some("check" | "lint") => Call::Check(format),
-        Some("outline") => Call::Outline(format),
-        Some("targets") => Call::Targets(format),
-        Some(other) => {
-            return Err(wrong(format!("`{other}` is none of build, check, outline, targets")));
-        }
-    };
-    if arguments.check && !matches!(call, Call::Check(_)) {
-        return Err(UsageError::Conflict {
-            one: "--check".into(),
-            other: format!("--call={text}"),
-            instead: "`--check` is `--call=check`".into(),
-        });
-    }
-    Ok(call)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -686,7 +333,10 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    fn request(typed: &str, variables: &[(&str, &str)]) -> Result<BuildRequest, UsageError> {
+    pub(super) fn request(
+        typed: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<BuildRequest, UsageError> {
         let words = typed.split(' ').filter(|word| !word.is_empty());
         let arguments = ["rbuild", "build", "--root", "/r", "/"].into_iter().chain(words);
         let cli = Cli::try_parse_from(arguments).unwrap();
@@ -736,50 +386,6 @@ mod tests {
     }
 
     #[test]
-    fn annotations_say_on_what_they_are() {
-        let check = |typed: &str, expected: &[&str]| {
-            let shown: Vec<String> = annotations(&[typed.to_owned()])
-                .unwrap()
-                .iter()
-                .map(|a| {
-                    let platform = a.platform.as_ref().map(ToString::to_string);
-                    format!("{:?}{platform:?} {}={}", a.subject, a.key, a.value)
-                })
-                .collect();
-            assert_eq!(shown, expected, "{typed}");
-        };
-        check("k=v", &["ManifestNone k=v"]);
-        check("a:b=v", &["ManifestNone a:b=v"]);
-        check("index:k=v=w", &["IndexNone k=v=w"]);
-        check("index,manifest:k=v", &["IndexNone k=v", "ManifestNone k=v"]);
-        check(
-            "manifest-descriptor[linux/arm64]:k=v",
-            &[r#"ManifestDescriptorSome("linux/arm64") k=v"#],
-        );
-        assert!(annotations(&["k".into()]).is_err());
-        assert!(annotations(&["index:=v".into()]).is_err());
-    }
-
-    #[test]
-    fn calls() {
-        let check = |typed: &str, expected: Call| {
-            assert_eq!(request(typed, &[]).unwrap().call, expected, "{typed}");
-        };
-        check("", Call::Build);
-        check("--check", Call::Check(CallFormat::Text));
-        check("--call=lint", Call::Check(CallFormat::Text));
-        check("--call=check,format=json --check", Call::Check(CallFormat::Json));
-        check("--call=outline,format=text", Call::Outline(CallFormat::Text));
-        check("--call format=json,targets", Call::Targets(CallFormat::Json));
-        check("--call build", Call::Build);
-        for wrong in
-            ["--call=x", "--call=check,outline", "--call=check,a=b", "--check --call=targets"]
-        {
-            assert!(request(wrong, &[]).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn what_is_not_there_yet_is_refused_by_name() {
         let check = |typed: &str, expected: &str| {
             assert_eq!(request(typed, &[]).unwrap_err().to_string(), expected);
@@ -821,38 +427,5 @@ mod tests {
         assert!(request("-t a@sha256:1", &[]).is_err());
         assert!(request("-t UPPER", &[]).is_err());
         assert_eq!(request("-t a -t a:latest -t b", &[]).unwrap().tags.len(), 2);
-    }
-
-    #[test]
-    fn progress_follows_flag_then_environment_then_terminal() {
-        let mode = |typed: &str, variables: &[(&str, &str)], terminal: bool| {
-            let mut environment = Environment::with_variables(variables);
-            environment.stderr_is_terminal = terminal;
-            let flag = (!typed.is_empty()).then_some(typed);
-            progress_mode(flag, &environment)
-        };
-        assert_eq!(mode("", &[], false), Ok(ProgressMode::Plain));
-        assert_eq!(mode("", &[], true), Ok(ProgressMode::Tty));
-        assert_eq!(mode("", &[("TERM", "dumb")], true), Ok(ProgressMode::Plain));
-        assert_eq!(mode("", &[("BUILDKIT_PROGRESS", "rawjson")], true), Ok(ProgressMode::RawJson));
-        assert_eq!(mode("plain", &[("BUILDKIT_PROGRESS", "tty")], true), Ok(ProgressMode::Plain));
-        assert!(mode("tty", &[], false).is_err());
-        assert!(mode("fancy", &[], false).is_err());
-        assert!(mode("", &[("BUILDKIT_PROGRESS", "fancy")], false).is_err());
-    }
-
-    #[test]
-    fn the_state_folder_follows_root_then_the_environment() {
-        let folder = |variables: &[(&str, &str)], root: bool| {
-            let mut environment = Environment::with_variables(variables);
-            environment.root = root;
-            let settings = Settings::new(&GlobalArgs::default(), None, &environment);
-            settings.map(|settings| settings.state_folder.display().to_string())
-        };
-        assert_eq!(folder(&[("HOME", "/h")], false).unwrap(), "/h/.local/share/rbuild");
-        assert_eq!(folder(&[("HOME", "/h"), ("XDG_DATA_HOME", "/d")], false).unwrap(), "/d/rbuild");
-        assert_eq!(folder(&[("HOME", "/h")], true).unwrap(), "/var/lib/rbuild");
-        assert_eq!(folder(&[("RBUILD_ROOT", "/s")], true).unwrap(), "/s");
-        assert_eq!(folder(&[], false), Err(UsageError::NoStateFolder));
     }
 }
