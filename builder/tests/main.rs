@@ -1,10 +1,9 @@
 //! End-to-end tests: the built `rbuild` on real input, with the registries, builders and runtimes
 //! that its users have.
 //!
-//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `podman`, `docker`, `archive`,
-//! `figure` and `soak` are the hands; every other module holds tests. A test that lacks something it
-//! needs (root, a program, the network) says so on stderr
-//! and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
+//! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `git_repository`, `podman`,
+//! `docker`, `archive`, `figure` and `soak` are the hands; every other module holds tests. A test that
+//! lacks something it needs (root, a program, the network) says so on stderr and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
@@ -17,6 +16,7 @@ mod base;
 mod docker;
 mod faulty_registry;
 mod figure;
+mod git_repository;
 mod hostile_tar;
 mod needs;
 mod podman;

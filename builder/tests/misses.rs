@@ -1,7 +1,13 @@
 //! Why a step was not cached: one line beside it, and `rbuild explain`.
 
+use std::sync::{Arc, Mutex};
+
+use rbuild_cache::digest::Digest;
+
 use crate::base;
-use crate::needs::{self, lacking};
+use crate::faulty_registry::{FaultyRegistry, Reply, status};
+use crate::git_repository::GitRepository;
+use crate::needs::{self, Need, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, run, scratch, write};
 
 /// What is said of the step whose name ends with `instruction`; none when it was cached.
@@ -94,6 +100,60 @@ fn an_image_that_moved_is_named() {
     let moved = build(&layout);
     let said = reason(&moved, "RUN echo hello > /hello").unwrap();
     assert!(said.starts_with("base image ") && said.contains(" moved to sha256:"), "{said}");
+}
+
+/// The digest of a file or a commit in a reason is shortened, and whole in `rbuild explain`.
+#[test]
+fn a_source_elsewhere_that_moved_is_named() {
+    if lacking(&[Need::Root, Need::Program("git")]) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let served = Arc::new(Mutex::new("one"));
+    let serving = Arc::clone(&served);
+    let server = FaultyRegistry::start(move |asked| {
+        let body = serving.lock().unwrap().as_bytes();
+        let etag = format!("\"{}\"", Digest::of(body));
+        if asked.headers.get("if-none-match").is_some_and(|known| *known == etag) {
+            return Some(status(304));
+        }
+        let headers = vec![("etag".to_owned(), etag)];
+        Some(Reply::Answer { status: 200, headers, body: body.to_vec() })
+    });
+    let repository = GitRepository::serve();
+    let adds = [
+        format!("ADD http://{}/file /file", server.host),
+        format!("ADD {} /app", repository.url()),
+    ];
+    let dockerfile = format!("FROM scratch\n{}\nCOPY local /\n", adds.join("\n"));
+    let context = context(&[("Dockerfile", &dockerfile), ("local", "1")]);
+    // What an ADD is made of: fetching it, and copying it.
+    let reasons = |outcome: &Outcome, add: &str| -> Vec<String> {
+        let steps = outcome.steps().into_iter().filter(|step| step.name.ends_with(add));
+        let lines = steps.flat_map(|step| step.lines);
+        lines.filter_map(|line| Some(line.strip_prefix("not cached: ")?.to_owned())).collect()
+    };
+    let check = |expected: [&[&str]; 2]| {
+        let outcome = rbuild.build(&context).succeeds();
+        for (add, expected) in adds.iter().zip(expected) {
+            let found = reasons(&outcome, add);
+            assert_eq!(found.len(), expected.len(), "{found:?}\n{outcome}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.starts_with(expected), "{found:?}\n{outcome}");
+            }
+        }
+    };
+    let of_file = |text: &str| format!("the source is {}", &Digest::of(text).to_string()[..20]);
+    check([&["first build"; 2]; 2]);
+    check([&[]; 2]);
+    *served.lock().unwrap() = "two";
+    check([&[&of_file("two"), "`file` changed"], &["input step `[1/3] ADD http"]]);
+    let explained = rbuild.command().args(["explain", "1"]).succeeds().stdout;
+    for text in [format!("- {}", Digest::of("one")), format!("+ {}", Digest::of("two"))] {
+        assert!(explained.contains(&text), "{text}\n{explained}");
+    }
+    repository.commit("2");
+    check([&[], &["the source is ", "`f` changed"]]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use crate::archive::{OciArchive, tar_files};
-use crate::faulty_registry::{FaultyRegistry, Reply, status};
+use crate::git_repository::GitRepository;
 use crate::needs::{self, Need, lacking};
 use crate::podman::{self, Podman};
 use crate::rbuild::{Rbuild, context, json, run, scratch};
@@ -268,35 +268,16 @@ fn two_state_folders_give_one_digest() {
     assert_eq!(digests[0], digests[1]);
 }
 
-/// The repository is served as files, which git can fetch from too.
 #[test]
 fn the_epoch_is_that_of_a_commit() {
     if lacking(&[Need::Root, Need::Program("git")]) {
         return;
     }
-    let (folder, out) = (scratch(), scratch());
-    let (work, bare) = (folder.path().join("work"), folder.path().join("app.git"));
-    let script = "git init -q work && cd work && echo 1 > f && git add f \
-        && git -c user.name=n -c user.email=e@x commit -qm one && cd .. \
-        && git clone -q --bare work app.git && git -C app.git update-server-info";
-    let made = std::process::Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(&folder)
-        .env("GIT_AUTHOR_DATE", "2019-01-01T00:00:00Z")
-        .env("GIT_COMMITTER_DATE", "2020-01-02T03:04:05Z")
-        .status()
-        .unwrap();
-    assert!(made.success() && work.is_dir());
-    let server = FaultyRegistry::start(move |asked| {
-        let path = asked.path.split('?').next().unwrap_or_default();
-        let file = bare.join(path.strip_prefix("/app.git/")?);
-        let Ok(body) = fs_err::read(file) else { return Some(status(404)) };
-        Some(Reply::Answer { status: 200, headers: Vec::new(), body })
-    });
+    let (repository, out) = (GitRepository::serve(), scratch());
     let dockerfile = format!(
-        "ARG SOURCE_DATE_EPOCH=source\nFROM scratch AS source\nADD http://{}/app.git /\n\
+        "ARG SOURCE_DATE_EPOCH=source\nFROM scratch AS source\nADD {} /\n\
          FROM scratch\nCOPY f /\n",
-        server.host
+        repository.url()
     );
     let context = context(&[("Dockerfile", dockerfile.as_str()), ("f", "1")]);
     let tar = out.path().join("image.tar");

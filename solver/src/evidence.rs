@@ -223,6 +223,10 @@ impl Missed<'_> {
         for mark in self.marks {
             for record in index.marked(mark, NEAR)? {
                 let Some(evidence) = Evidence::of_record(&record) else { continue };
+                // At the place of one ADD are a download and a copy.
+                if kind(&evidence.op) != kind(&self.evidence.op) {
+                    continue;
+                }
                 let pairs = self.evidence.inputs.iter().zip(&evidence.inputs);
                 let alike = pairs.filter(|(new, old)| new == old).count()
                     + usize::from(record.description == self.vertex.name)
@@ -236,6 +240,15 @@ impl Missed<'_> {
             }
         }
         Ok(best.map(|(_, record, evidence)| (record, evidence)))
+    }
+}
+
+/// Which op it is: a variant's name, with what it holds or alone.
+fn kind(op: &Value) -> Option<&str> {
+    match op {
+        Value::Object(members) => members.keys().next().map(String::as_str),
+        Value::String(name) => Some(name),
+        _ => None,
     }
 }
 
