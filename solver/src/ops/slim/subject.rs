@@ -142,6 +142,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::MetadataExt;
 
+    use rbuild_cache::digest::Digest;
+    use rbuild_cache::oci::Platform;
+
     use super::super::elf::tests::Program;
     use super::super::files::tests::TestTree;
     use super::super::report::Answer;
