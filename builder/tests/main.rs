@@ -59,6 +59,7 @@ mod ordinary_user;
 mod outputs;
 mod packing;
 mod parallel;
+mod planted;
 mod platforms;
 mod power_loss;
 mod progress;

@@ -4,12 +4,14 @@
 //! asks on a thread of its own.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fs_err::File;
-use rustix::fs::{FlockOperation, flock, fstat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat};
+use rustix::io::Errno;
 
 use crate::digest::Digest;
+use crate::layer::whiteout::at;
 
 /// The locks of one state folder.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Locks {
     pub fn sweep(&self) -> io::Result<()> {
         for entry in fs_err::read_dir(&self.folder)? {
             let path = entry?.path();
-            let file = match File::open(&path) {
+            let file = match open(&path, OFlags::RDONLY) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened?,
             };
@@ -78,7 +80,7 @@ impl Locks {
     fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<LockGuard> {
         let path = self.folder.join(file_name(name));
         loop {
-            let file = File::options().create(true).append(true).open(&path)?;
+            let file = open(&path, OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY)?;
             retry_interrupted(|| flock(&file, operation))?;
             // `sweep` may have removed the file between the opening and the locking.
             if fstat(&file)?.st_nlink > 0 {
@@ -86,6 +88,22 @@ impl Locks {
             }
         }
     }
+}
+
+/// Opens a lock's file. What is no file is refused: a pipe would be waited at, and a link lead
+/// elsewhere.
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)) {
+        Ok(file) => File::from_parts(file.into(), path),
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(not_a_file(path)),
+        Err(error) => return Err(at(path, error)),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file(path)) }
+}
+
+fn not_a_file(path: &Path) -> io::Error {
+    io::Error::other(format!("the lock `{}` is not a plain file", path.display()))
 }
 
 /// Short plain names stay readable, others become digests: a name is never a path.
@@ -125,6 +143,22 @@ mod tests {
         let _one = locks.shared("a").unwrap();
         let _two = locks.shared("a").unwrap();
         assert!(locks.try_exclusive("a").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let locks = Locks::new(folder.path().to_owned());
+        let path = |name: &str| folder.path().join(name);
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), pipe, Mode::RWXU, 0).unwrap();
+        fs_err::os::unix::fs::symlink("target", path("link")).unwrap();
+        fs_err::create_dir(path("folder")).unwrap();
+        for name in ["pipe", "link", "folder"] {
+            let error = locks.exclusive(name).unwrap_err().to_string();
+            assert!(error.ends_with("is not a plain file"), "{error}");
+        }
+        assert!(!path("target").exists());
     }
 
     #[test]

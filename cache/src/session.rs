@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::lock::retry_interrupted;
 use crate::metadata::Metadata;
 use crate::remove::remove_tree;
+use crate::state::is_special;
 
 /// This process's folder below `tmp/`; dropped, it is gone.
 #[derive(Debug)]
@@ -169,6 +170,13 @@ pub fn remove_dead_sessions(tmp: &Path) -> io::Result<()> {
     retry_interrupted(|| flock(&door, FlockOperation::LockExclusive))?;
     for folder in folders {
         let path = folder?.path();
+        // Neither is made here, and opening them would wait, or lead elsewhere.
+        if fs_err::symlink_metadata(&path)
+            .is_ok_and(|about| about.is_symlink() || is_special(&about))
+        {
+            fs_err::remove_file(&path)?;
+            continue;
+        }
         match File::open(&path) {
             // Its lock is kept until it is removed, so that nobody else removes it meanwhile.
             Ok(lock) if try_lock(&lock)? => dead.push((path, lock)),
@@ -235,9 +243,17 @@ mod tests {
         let alive = Session::start(tmp.path()).unwrap();
         let temporary = alive.temporary().unwrap();
         fs_err::create_dir_all(tmp.path().join("dead/0/fs")).unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs_err::write(outside.path().join("file"), "").unwrap();
+        fs_err::os::unix::fs::symlink(outside.path(), tmp.path().join("link")).unwrap();
+        let (pipe, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, tmp.path().join("pipe"), pipe, mode, 0).unwrap();
         remove_dead_sessions(tmp.path()).unwrap();
         assert!(temporary.path().is_dir());
-        assert!(!tmp.path().join("dead").exists());
+        for gone in ["dead", "link", "pipe"] {
+            assert!(fs_err::symlink_metadata(tmp.path().join(gone)).is_err(), "{gone}");
+        }
+        assert!(outside.path().join("file").exists());
         let path = temporary.path().to_owned();
         drop(alive);
         assert!(path.is_dir(), "a temporary folder keeps its session");

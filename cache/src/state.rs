@@ -1,5 +1,7 @@
 //! The state folder as a whole: makes what is missing, and hands out the parts.
 
+mod claim;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,9 @@ use crate::lock::Locks;
 use crate::session::{self, Session, Temporary};
 use crate::snapshot::{Committed, SnapshotError, Snapshotter, SnapshotterKind};
 use crate::store::ContentStore;
+
+pub use claim::claim;
+pub(crate) use claim::is_special;
 
 /// The folder in which rbuild keeps everything; see the crate's documentation for what is where.
 /// Cheap to clone.
@@ -37,6 +42,26 @@ pub enum StateError {
         /// The file that says so.
         path: PathBuf,
     },
+    /// It, or something in it, belongs to somebody else, who could change what builds read.
+    #[error("`{path}` belongs to another user, who could change what builds read")]
+    Foreign {
+        /// What is somebody else's.
+        path: PathBuf,
+    },
+    /// Everybody may write to it, and something is in it.
+    #[error("everybody may write to `{path}`, and so change what builds read")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something in it is of another kind than it should be.
+    #[error("`{path}` is not a {expected}")]
+    Kind {
+        /// What it is about.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// Its index cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -48,7 +73,7 @@ pub enum StateError {
     Io(#[from] io::Error),
 }
 
-const FOLDERS: &[&str] = &["blobs/sha256", "snapshots", "locks", "tmp"];
+const FOLDERS: &[&str] = &["blobs", "blobs/sha256", "snapshots", "locks", "tmp"];
 
 impl StateFolder {
     /// Opens the state folder at `root`, makes it when it is missing, and removes what killed
@@ -64,9 +89,10 @@ impl StateFolder {
     ) -> Result<Self, StateError> {
         // Others, in other folders, get paths in it: the sandbox's processes.
         let root = std::path::absolute(root.into())?;
+        claim(&root)?;
         let is_made = is_made(&root)?;
         if !is_made {
-            FOLDERS.iter().try_for_each(|folder| fs_err::create_dir_all(root.join(folder)))?;
+            FOLDERS.iter().try_for_each(|folder| claim::make(&root.join(folder)))?;
         }
         let tmp = root.join("tmp");
         session::remove_dead_sessions(&tmp)?;
@@ -151,7 +177,7 @@ impl StateFolder {
     /// it is missing. `name` is a single plain component.
     pub fn folder(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.root.join(name);
-        fs_err::create_dir_all(&path)?;
+        claim::make(&path)?;
         Ok(path)
     }
 }

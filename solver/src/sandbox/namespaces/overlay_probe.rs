@@ -4,12 +4,12 @@
 //! container's root file system, being one itself, cannot take another one's changes. Only trying
 //! tells.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use rbuild_cache::layer::whiteout::Marks;
 use rbuild_cache::remove::remove_tree;
+use rbuild_cache::state::{StateError, claim};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
@@ -22,15 +22,16 @@ use crate::sandbox::SandboxError;
 /// The exit code for a failure without an error of the kernel.
 const OTHER: i32 = 255;
 
-/// Returns why overlayfs cannot be used in `folder`, which is made when missing; `None` when it can
-/// be, and when steps cannot run for other reasons, which they will tell.
+/// Returns why overlayfs cannot be used in the state folder `folder`, which is made when missing;
+/// `None` when it can be, and when steps cannot run for other reasons, which they will tell.
 ///
 /// Must be called before the process has a second thread, and after [`super::become_root`].
 ///
 /// # Errors
-/// When nothing can be made in `folder`.
-pub fn overlay_obstacle(folder: &Path) -> Result<Option<SandboxError>, io::Error> {
-    let place = folder.join(format!("overlay-probe-{}", std::process::id()));
+/// When nothing can be made in `folder`, or it is somebody else's.
+pub fn overlay_obstacle(folder: &Path) -> Result<Option<SandboxError>, StateError> {
+    claim(folder)?;
+    let place = tempfile::Builder::new().prefix("overlay-probe-").tempdir_in(folder)?.keep();
     let [lower, upper, work] = ["lower", "upper", "work"].map(|name| place.join(name));
     for folder in [&lower, &upper, &work] {
         fs_err::create_dir_all(folder)?;
@@ -85,6 +86,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // Whatever the machine's answer is.
         let _ = overlay_obstacle(folder.path()).unwrap();
-        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
+        let names =
+            fs_err::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["index.db"]);
     }
 }
