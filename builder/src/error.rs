@@ -135,6 +135,11 @@ impl BuildError {
                 kind = ErrorKind::Fault;
                 problem.hints.extend(error.hint.clone());
             }
+            Cause::State(error) if is_too_long(&**error) => {
+                let hint = "the step made folders in one another whose path, with that of the state \
+                            folder, is longer than the kernel takes (4096 bytes)";
+                problem.hints.push(hint.to_owned());
+            }
             // A rejected result is solved again without.
             Cause::State(_) | Cause::Canceled | Cause::Rejected { .. } => kind = ErrorKind::Fault,
             Cause::File(FileError::Ignored(_)) => {
@@ -291,13 +296,13 @@ impl Problem {
     /// The drawing, with a line break at the end.
     pub fn draw(&self, colors: bool) -> String {
         let level = if self.warning { Level::WARNING } else { Level::ERROR };
-        let title = harmless::line(&self.message);
+        let title = harmless::message(&self.message);
         let mut group: Group<'_> = Group::with_title(level.primary_title(&title));
         if let Some(excerpt) = &self.excerpt {
             group = group.element(excerpt.snippet());
         }
         for cause in self.causes.iter().filter(|_| self.excerpt.is_some()) {
-            let cause = harmless::line(cause);
+            let cause = harmless::message(cause);
             group = group.element(Level::NOTE.with_name("cause").message(cause));
         }
         // Below nothing that is drawn, the ruled lines would hang in the air.
@@ -309,7 +314,8 @@ impl Problem {
         let mut drawing = renderer.render(&[group]);
         drawing.push('\n');
         if !ruled {
-            let plain = |name: &str, text: &String| format!("{name}: {}\n", harmless::line(text));
+            let plain =
+                |name: &str, text: &String| format!("{name}: {}\n", harmless::message(text));
             drawing.extend(self.causes.iter().map(|cause| plain("cause", cause)));
             drawing.extend(self.hints.iter().map(|hint| plain("hint", hint)));
         }
@@ -402,6 +408,11 @@ fn lacks_room(cause: &Cause) -> bool {
 fn is_unreadable(error: &FileError) -> bool {
     let reads = matches!(error, FileError::View(_) | FileError::Checksum(_));
     reads && lies_in(error, &[io::ErrorKind::PermissionDenied])
+}
+
+/// Whether a path is longer than the kernel takes.
+fn is_too_long(error: &(dyn Error + 'static)) -> bool {
+    lies_in(error, &[io::ErrorKind::InvalidFilename])
 }
 
 /// Whether `error`, or something behind it, is the system's and of one of `kinds`.

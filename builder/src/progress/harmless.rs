@@ -1,6 +1,9 @@
 //! Text of others, made harmless: what a step prints or a Dockerfile holds must not drive the
 //! terminal (move the cursor, set its title, answer for the user).
 
+/// So many characters in backquotes are shown of what went wrong.
+const MOST_QUOTED: usize = 240;
+
 /// Whether `c` could change what the terminal shows elsewhere: control characters, and those that
 /// turn the direction of writing.
 pub fn is_harmful(c: char) -> bool {
@@ -29,6 +32,24 @@ pub fn line(text: &str) -> String {
         }
     }
     shown
+}
+
+/// What went wrong as one line without anything harmful. Of paths and the like (what stands in
+/// backquotes) that are too long to be read, the beginning and the end are left.
+pub fn message(text: &str) -> String {
+    let parts = line(text);
+    let parts: Vec<String> = parts.split('`').map(|part| abridged(part, MOST_QUOTED)).collect();
+    parts.join("`")
+}
+
+fn abridged(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(most / 2).collect();
+    let end: String = text.chars().skip(count - most / 2).collect();
+    format!("{start}… ({} more) …{end}", count - most / 2 * 2)
 }
 
 /// One line with nothing harmful but colours: for logs, where they are of use.
@@ -120,6 +141,16 @@ mod tests {
         check("\x1b[", "");
         check("\x1b", "");
         check("a\nb", "a b");
+    }
+
+    #[test]
+    fn long_paths_lose_their_middle() {
+        assert_eq!(message("`a/b` is\nmissing"), "`a/b` is missing");
+        let long = format!("cannot read `/start/{}/end`: File name too long", "x/".repeat(2000));
+        let short = message(&long);
+        assert!(short.starts_with("cannot read `/start/x/x/"), "{short}");
+        assert!(short.contains("… (3771 more) …"), "{short}");
+        assert!(short.ends_with("/x//end`: File name too long"), "{short}");
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Renderer for Plain {
             EventKind::Cached => task.end("CACHED".into(), at),
             EventKind::Finished => task.end(format!("DONE {time:.1}s"), at),
             EventKind::Failed { message } => {
-                task.end(format!("ERROR: {}", harmless::line(message)), at);
+                task.end(format!("ERROR: {}", harmless::message(message)), at);
             }
             EventKind::Canceled => task.end("CANCELED".into(), at),
         }
