@@ -12,6 +12,7 @@ mod life;
 mod limits;
 mod mounts;
 mod probe;
+mod reach;
 mod steps;
 
 use std::process::ExitCode;
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
     }
     let mut failed = 0;
     let tests =
-        [isolation::TESTS, life::TESTS, limits::TESTS, mounts::TESTS, steps::TESTS].concat();
+        [isolation::TESTS, life::TESTS, limits::TESTS, mounts::TESTS, reach::TESTS, steps::TESTS]
+            .concat();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))

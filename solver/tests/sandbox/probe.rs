@@ -8,6 +8,9 @@ pub(crate) const CALLS_32: &str = "--probe-32-bit-calls";
 pub(crate) const DESCRIPTORS: &str = "--probe-descriptors";
 pub(crate) const SOCKET: &str = "--probe-socket";
 pub(crate) const USER: &str = "--probe-user";
+pub(crate) const HELPERS: &str = "--probe-helpers";
+pub(crate) const TERMINAL: &str = "--probe-terminal";
+pub(crate) const RACE: &str = "--probe-race";
 pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
 
 /// Becomes a probe when this process was started as one.
@@ -18,6 +21,9 @@ pub(crate) fn run_when_asked() {
         Some(DESCRIPTORS) => descriptors(),
         Some(OVERWRITE) => overwrite(),
         Some(SOCKET) => socket(),
+        Some(HELPERS) => helpers(),
+        Some(TERMINAL) => terminal(),
+        Some(RACE) => race(&std::env::args().nth(2).unwrap()),
         Some(USER) => {
             let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
             println!("{} becomes {}", real.as_raw(), effective.as_raw());
@@ -209,4 +215,123 @@ fn socket() {
     stream.read_exact(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
     println!("{:o} {} {answer}", metadata.mode() & 0o777, metadata.uid());
+}
+
+/// Looks for other processes by all numbers that they could have, in every way there is, and for
+/// descriptors that lead to one.
+fn helpers() {
+    let mut reached = 0;
+    let mut buffer = [0_u8; 8];
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: helpers as *mut libc::c_void, iov_len: buffer.len() };
+    for pid in 2..65_538 {
+        // SAFETY: the only memory that is written to is `buffer`.
+        let results = unsafe {
+            [
+                i64::from(libc::kill(pid, 0)),
+                libc::syscall(libc::SYS_pidfd_open, pid, 0),
+                libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0),
+                libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) as i64,
+            ]
+        };
+        if results.iter().any(|result| *result >= 0) {
+            println!("process {pid}: {results:?}");
+            reached += 1;
+        }
+    }
+    reached += usize::from(rustix::process::getppid().is_some());
+    let descriptors = fs_err::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+        let to = fs_err::read_link(entry.unwrap().path()).ok()?.to_string_lossy().into_owned();
+        let leads = ["seccomp", "pidfd", "socket", "memfd", "mnt", "/proc"];
+        // The one that lists the folder is among them.
+        (to != format!("/proc/{}/fd", std::process::id())
+            && leads.iter().any(|kind| to.contains(kind)))
+        .then_some(to)
+    });
+    let descriptors: Vec<_> = descriptors.inspect(|to| println!("{to}")).collect();
+    println!("reached {reached} / 65536 processes and {} descriptors", descriptors.len());
+}
+
+/// Types into the caller's terminal (CVE-2016-2568), by every descriptor that could be one.
+fn terminal() {
+    let opened = ["/dev/tty", "/dev/console", "/dev/tty0", "/proc/1/fd/0"].map(|path| {
+        // SAFETY: the path ends with a null byte.
+        unsafe { libc::open(std::ffi::CString::new(path).unwrap().as_ptr(), libc::O_RDWR) }
+    });
+    let mut typed = false;
+    for descriptor in [0, 1, 2].into_iter().chain(opened) {
+        // SAFETY: both requests read a byte or two of what is pointed to.
+        let results = unsafe {
+            [
+                libc::ioctl(descriptor, libc::TIOCSTI, c"x".as_ptr()),
+                libc::ioctl(descriptor, libc::TIOCLINUX, c"\x02\x03".as_ptr()),
+            ]
+        };
+        if results != [-1, -1] {
+            println!("typed into {descriptor}: {results:?}");
+            typed = true;
+        }
+    }
+    if !typed {
+        println!("typed nothing");
+    }
+}
+
+/// Has files made by a name that another thread rewrites, and through a folder that another thread
+/// exchanges with a link.
+fn race(marker: &str) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static STOP: AtomicBool = AtomicBool::new(false);
+    rustix::fs::chmod("/tmp", rustix::fs::Mode::from_raw_mode(0o777)).unwrap();
+    // Somebody for whom rbuild makes files, where users are pretended.
+    // SAFETY: takes a number.
+    unsafe { libc::setuid(1000) };
+    let targets =
+        ["/tmp/", "/proc/self/cwd/", "/proc/1/root/", "../../../../", "/dev/fd/3/", "/tmp/f/"];
+    let names = targets.map(|folder| {
+        let mut name = format!("{folder}{marker}").into_bytes();
+        name.resize(64, 0);
+        <[u8; 64]>::try_from(name).unwrap()
+    });
+    let memory = Box::leak(Box::new(names[0])).as_mut_ptr() as usize;
+    let _ = fs_err::create_dir("/tmp/f");
+    let _ = fs_err::os::unix::fs::symlink("/proc/self/cwd", "/tmp/l");
+    let rewriting = std::thread::spawn(move || {
+        for name in names.iter().cycle() {
+            if STOP.load(Ordering::Relaxed) {
+                return;
+            }
+            // SAFETY: both are 64 bytes; that the kernel reads meanwhile is what is tried.
+            unsafe { std::ptr::copy_nonoverlapping(name.as_ptr(), memory as *mut u8, 64) };
+        }
+    });
+    let exchanging = std::thread::spawn(|| {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        while !STOP.load(Ordering::Relaxed) {
+            let _ = renameat_with(CWD, "/tmp/f", CWD, "/tmp/l", RenameFlags::EXCHANGE);
+        }
+    });
+    let path = memory as *const libc::c_char;
+    let mut made = 0;
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(500) {
+        // SAFETY: the memory is never freed, and ends with a null byte at any moment.
+        let results = unsafe {
+            let file = libc::open(path, libc::O_CREAT | libc::O_RDWR, 0o600);
+            libc::fchown(file, 1000, 1000);
+            libc::close(file);
+            libc::chown(path, 1000, 1000);
+            libc::unlink(path);
+            let folder = libc::mkdir(path, 0o700);
+            libc::rmdir(path);
+            let link = libc::symlink(path, path);
+            libc::unlink(path);
+            [file, folder, link]
+        };
+        made += results.iter().filter(|result| **result >= 0).count();
+    }
+    STOP.store(true, Ordering::Relaxed);
+    rewriting.join().unwrap();
+    exchanging.join().unwrap();
+    println!("{made} files made by names that change");
 }
