@@ -36,8 +36,8 @@ use self::files::{Form, New};
 use self::identities::Identities;
 use self::listener::{Answer, Listener, Question};
 use super::message::{Failure, OrFail};
+use super::syscalls;
 use super::watch::Paths;
-use super::{procfs, syscalls};
 use crate::sandbox::Credentials;
 use crate::sandbox::seccomp::{CREATING, Call, CallTable};
 
@@ -61,9 +61,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Makes ready to answer for a step that starts as `user`, and to write the paths that it asks for
-    /// into `watch`.
-    pub(super) fn prepare(user: &Credentials, watch: Option<&Path>) -> Result<Self, Failure> {
-        let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
+    /// into `watch`. `proc` is of the pid namespace of the caller.
+    pub(super) fn prepare(
+        proc: OwnedFd,
+        user: &Credentials,
+        watch: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let paths = watch.map(Paths::prepare).transpose()?;
         Ok(Self { proc, first: Identity::of(user), paths })
     }

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -46,19 +47,33 @@ enum Listens {
 }
 
 impl Listens {
-    /// Gets what is needed to hear, before there is anything to be heard.
-    fn prepare(order: &Order, request: &OwnedFd) -> Result<Option<Self>, Failure> {
+    /// Gets what is needed to hear, before there is anything to be heard. `proc` is this process's, if
+    /// it was made ahead.
+    fn prepare(
+        order: &Order,
+        request: &OwnedFd,
+        proc: Option<OwnedFd>,
+    ) -> Result<Option<Self>, Failure> {
+        let proc = || proc.map_or_else(fresh_proc, Ok);
         match (Ownership::of_this_process(), &order.watch) {
             (Ownership::Remembered, watch) => {
                 let request: Request =
                     read_from_memory(request).or_fail(|| "cannot read the step's data")?;
-                let keeper = Keeper::prepare(&request.process.user, watch.as_deref())?;
+                let user = &request.process.user;
+                let keeper = Keeper::prepare(proc()?, user, watch.as_deref())?;
                 Ok(Some(Self::Keeper(keeper)))
             }
-            (Ownership::Set, Some(file)) => Ok(Some(Self::Watcher(Watcher::prepare(file)?))),
+            (Ownership::Set, Some(file)) => {
+                Ok(Some(Self::Watcher(Watcher::prepare(proc()?, file)?)))
+            }
             (Ownership::Set, None) => Ok(None),
         }
     }
+}
+
+/// A `/proc` by which who asks is found.
+fn fresh_proc() -> Result<OwnedFd, Failure> {
+    procfs::fresh(MountAttrFlags::empty())
 }
 
 /// What the server has made for all steps.
@@ -118,6 +133,8 @@ struct Begun {
     step: OwnedFd,
     channel: OwnedFd,
     group: Option<Group>,
+    /// For who answers about owners, where somebody does.
+    proc: Option<OwnedFd>,
 }
 
 impl Begun {
@@ -132,6 +149,8 @@ impl Begun {
             network.enter().or_fail(|| "cannot enter the network")?;
         }
         let (channel, channel_inside) = socket_pair().or_fail(|| "cannot make a socket")?;
+        let asks = Ownership::of_this_process() == Ownership::Remembered;
+        let proc = asks.then(fresh_proc).transpose()?;
         let group = places.map(Group::enter).transpose()?;
         let cloned = syscalls::clone_process(namespaces(world.network));
         if let (Some(group), Ok(Cloned::Parent(_)) | Err(_)) = (&group, &cloned) {
@@ -143,11 +162,12 @@ impl Begun {
                 Err(error).or_fail(|| "cannot make namespaces for a step")
             }
             Ok(Cloned::Child) => {
+                drop(proc);
                 let Err(failure) = inside(world, lent, channel_inside.as_fd());
                 let _ = message::send(channel_inside.as_fd(), &Word::Failed(failure), &[]);
                 std::process::exit(125);
             }
-            Ok(Cloned::Parent(step)) => Ok(Self { step, channel, group }),
+            Ok(Cloned::Parent(step)) => Ok(Self { step, channel, group, proc }),
         }
     }
 
@@ -158,7 +178,7 @@ impl Begun {
         descriptors: &RequestDescriptors,
         lent: &Lent<'_>,
     ) -> Result<Report, Failure> {
-        let Self { step, channel, group } = self;
+        let Self { step, channel, group, proc } = self;
         let RequestDescriptors { request, stdout, stderr, control } = descriptors;
         if lent.is_first
             && let Some(why) = procfs::obstacle()
@@ -166,7 +186,7 @@ impl Begun {
             // A step that cannot be told cannot tell either.
             let _ = rustix::io::write(stderr, format!("rbuild: {why}\n").as_bytes());
         }
-        let listens = match Listens::prepare(order, request) {
+        let listens = match Listens::prepare(order, request, proc) {
             Ok(listens) => listens,
             Err(failure) => {
                 // The group cannot be removed before the process in it is gone.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::message::{Failure, OrFail};
 use super::ownership::listener::{Answer, Listener, Question};
-use super::{procfs, syscalls};
+use super::syscalls;
 use crate::sandbox::seccomp::{CallTable, Watched};
 
 /// What begins a line of the file for a path that was opened.
@@ -59,9 +59,8 @@ impl Paths {
 }
 
 impl Watcher {
-    /// Makes ready to write the paths into `file`.
-    pub(super) fn prepare(file: &Path) -> Result<Self, Failure> {
-        let proc = procfs::fresh(rustix::mount::MountAttrFlags::empty())?;
+    /// Makes ready to write the paths into `file`. `proc` is of the pid namespace of the caller.
+    pub(super) fn prepare(proc: OwnedFd, file: &Path) -> Result<Self, Failure> {
         Ok(Self { proc, paths: Paths::prepare(file)? })
     }
 
