@@ -107,11 +107,24 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// So many bytes are gathered before they are hashed: what says what a file is comes in pieces of a
+/// few bytes, and handing each of them on costs more than hashing it.
+const GATHERED: usize = 512;
+
 /// Hashes bytes piece by piece, counting them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Hasher {
     sha256: Sha256,
     length: u64,
+    gathered: [u8; GATHERED],
+    /// How many of them there are.
+    waiting: usize,
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self { sha256: Sha256::new(), length: 0, gathered: [0; GATHERED], waiting: 0 }
+    }
 }
 
 impl Hasher {
@@ -122,8 +135,18 @@ impl Hasher {
 
     /// Adds `bytes`.
     pub fn update(&mut self, bytes: impl AsRef<[u8]>) {
-        self.length += bytes.as_ref().len() as u64;
-        self.sha256.update(bytes);
+        let bytes = bytes.as_ref();
+        self.length += bytes.len() as u64;
+        if bytes.len() > GATHERED - self.waiting {
+            self.sha256.update(&self.gathered[..self.waiting]);
+            self.waiting = 0;
+        }
+        if bytes.len() > GATHERED {
+            self.sha256.update(bytes);
+        } else {
+            self.gathered[self.waiting..][..bytes.len()].copy_from_slice(bytes);
+            self.waiting += bytes.len();
+        }
     }
 
     /// Adds `bytes` behind their length, so that two fields never run into each other.
@@ -133,7 +156,8 @@ impl Hasher {
     }
 
     /// The digest of what was added, and its length in bytes.
-    pub fn finish(self) -> (Digest, u64) {
+    pub fn finish(mut self) -> (Digest, u64) {
+        self.sha256.update(&self.gathered[..self.waiting]);
         (Digest(self.sha256.finalize().into()), self.length)
     }
 
@@ -245,6 +269,21 @@ mod tests {
         assert_eq!(writer.write(b"passed, not written").unwrap(), 6);
         let (_, digest, length) = writer.finish();
         assert_eq!((digest, length), (Digest::of("passed"), 6));
+    }
+
+    #[test]
+    fn it_does_not_matter_in_which_pieces_bytes_come() {
+        let bytes: Vec<u8> = (0..3000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        for piece in [1, 7, 64, GATHERED - 1, GATHERED, GATHERED + 1, 3000] {
+            let mut hasher = Hasher::new();
+            bytes.chunks(piece).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), (Digest::of(&bytes), 3000), "{piece}");
+        }
+        let mut hasher = Hasher::new();
+        for piece in [&bytes[..300], &bytes[300..1000], &bytes[1000..1100], &bytes[1100..]] {
+            hasher.update(piece);
+        }
+        assert_eq!(hasher.digest(), Digest::of(&bytes));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,6 +103,11 @@ impl Entry {
     /// What it is besides its bytes.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Takes `metadata` for what it was found to be by now.
+    pub fn set_metadata(&mut self, metadata: Metadata) {
+        self.metadata = metadata;
     }
 
     /// The layer that shows it, counted from the highest.
@@ -208,20 +213,20 @@ impl View {
             return Ok(Vec::new());
         }
         let mut folders = Vec::new();
-        let mut names: Vec<(OsString, usize)> = Vec::new();
+        let mut names = Names::default();
         for layer in directory.layers() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let Some(folder) = self.open_at(layer, &directory.path, flags)? else { continue };
-            read_names(&folder, |name| names.push((name, folders.len())))
+            read_names(&folder, |name| names.add(name, folders.len()))
                 .map_err(|source| io_error(&directory.path, source))?;
             folders.push((layer, folder));
         }
-        names.sort_unstable();
-        let one = |same_name: &[(OsString, usize)]| -> Result<Option<Entry>, ViewError> {
-            let name = &*same_name[0].0;
+        names.sort();
+        let one = |same_name: &[Name]| -> Result<Option<Entry>, ViewError> {
+            let name = names.text(&same_name[0]);
             let mut found = None;
-            for (position, (_, folder)) in same_name.iter().enumerate() {
-                let (layer, folder) = (folders[*folder].0, folders[*folder].1.as_fd());
+            for (position, same) in same_name.iter().enumerate() {
+                let (layer, folder) = (folders[same.folder].0, folders[same.folder].1.as_fd());
                 let last = position + 1 == same_name.len();
                 let path = || joined(&directory.path, name);
                 if self.merge_one(&mut found, path, (layer, folder, name), last)? == Below::Hidden {
@@ -233,13 +238,13 @@ impl View {
                 Kind::Folder { ignore } => self.unless_ignored(ignore, directory, found),
             }
         };
-        let mut entries = Vec::with_capacity(names.len());
-        if names.len() < WORTH_SHARING {
-            for same_name in names.chunk_by(|a, b| a.0 == b.0) {
+        let mut entries = Vec::with_capacity(names.all.len());
+        if names.all.len() < WORTH_SHARING {
+            for same_name in names.same() {
                 entries.extend(one(same_name)?);
             }
         } else {
-            let all: Vec<&[(OsString, usize)]> = names.chunk_by(|a, b| a.0 == b.0).collect();
+            let all: Vec<&[Name]> = names.same().collect();
             let found: Vec<Result<Option<Entry>, ViewError>> =
                 all.into_par_iter().map(one).collect();
             for entry in found {
@@ -432,6 +437,46 @@ impl View {
     }
 }
 
+/// The names in one or several folders, side by side in one piece of memory: of a large tree, a piece
+/// for each name would cost as much as asking for the files.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    all: Vec<Name>,
+}
+
+/// One of [`Names`].
+#[derive(Clone, Copy)]
+struct Name {
+    start: usize,
+    length: usize,
+    /// The number of the folder it is in.
+    folder: usize,
+}
+
+impl Names {
+    fn add(&mut self, name: &[u8], folder: usize) {
+        self.all.push(Name { start: self.bytes.len(), length: name.len(), folder });
+        self.bytes.extend(name);
+    }
+
+    fn text(&self, name: &Name) -> &OsStr {
+        OsStr::from_bytes(&self.bytes[name.start..][..name.length])
+    }
+
+    /// By name, then by folder.
+    fn sort(&mut self) {
+        let mut all = std::mem::take(&mut self.all);
+        all.sort_unstable_by_key(|name| (self.text(name), name.folder));
+        self.all = all;
+    }
+
+    /// Equal names together, once they are sorted.
+    fn same(&self) -> impl Iterator<Item = &[Name]> {
+        self.all.chunk_by(|a, b| self.text(a) == self.text(b))
+    }
+}
+
 /// Whether lower layers show through.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Below {
@@ -441,10 +486,13 @@ enum Below {
 
 /// `name` in the folder at `path`, in memory that fits.
 fn joined(path: &Path, name: &OsStr) -> PathBuf {
-    let mut joined = PathBuf::with_capacity(path.as_os_str().len() + 1 + name.len());
-    joined.push(path);
-    joined.push(name);
-    joined
+    let mut joined = Vec::with_capacity(path.as_os_str().len() + 1 + name.len());
+    joined.extend(path.as_os_str().as_bytes());
+    if !joined.is_empty() {
+        joined.push(b'/');
+    }
+    joined.extend(name.as_bytes());
+    PathBuf::from(OsString::from_vec(joined))
 }
 
 fn io_error(path: &Path, source: io::Error) -> ViewError {

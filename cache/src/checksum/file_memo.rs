@@ -1,7 +1,7 @@
 //! What the files of a context hashed to when they were last read: one flat file for a context.
 //!
-//! It is read in one go and asked where it lies: records are sorted, so that 200,000 of them cost no
-//! more than reading them.
+//! It is read in one go and asked where it lies, by a table of where which file's record is, so that
+//! 200,000 of them cost little more than reading them.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -108,16 +108,22 @@ impl FileMemo {
         whole_records(bytes).is_some()
     }
 
+    /// The digest of a regular file's bytes, if it is known.
+    pub fn known(&self, metadata: &Metadata) -> Option<Digest> {
+        let version = Version::of(metadata);
+        self.known.find(&version).or_else(|| {
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).get(&version).copied()
+        })
+    }
+
     /// The digest of a regular file's bytes, and its metadata when they were read: the same as
     /// before unless it changed in between.
     ///
     /// # Errors
     /// [`ChecksumError::Changing`] when it changes each time it is read.
     pub fn digest(&self, view: &View, entry: &Entry) -> Result<(Digest, Metadata), ChecksumError> {
-        let version = Version::of(entry.metadata());
         let lock = || self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.known.find(&version).or_else(|| lock().get(&version).copied());
-        if let Some(digest) = known {
+        if let Some(digest) = self.known(entry.metadata()) {
             return Ok((digest, *entry.metadata()));
         }
         let begun = self.begun();
@@ -208,7 +214,12 @@ struct Records {
     bytes: Vec<u8>,
     /// Which of them were asked for.
     used: Vec<AtomicBool>,
+    /// Where the records of files are, by a hash of the file: each in the first place that is free.
+    places: Vec<u32>,
 }
+
+/// What is in a place where no record is.
+const FREE: u32 = u32::MAX;
 
 impl Records {
     /// Those of `file`; `None` for anything that [`encoded`] did not write.
@@ -216,8 +227,25 @@ impl Records {
         let mut bytes = Vec::new();
         fs::File::open(file).ok()?.read_to_end(&mut bytes).ok()?;
         let records = whole_records(&bytes)? / RECORD;
+        // Places are numbered with 32 bits.
+        (records < FREE as usize).then_some(())?;
         let used = (0..records).map(|_| AtomicBool::new(false)).collect();
-        Some(Self { bytes, used })
+        let mut records = Self { bytes, used, places: Vec::new() };
+        records.places = records.placed();
+        Some(records)
+    }
+
+    /// A place for each record; half of them and more stay free, so that few are tried.
+    fn placed(&self) -> Vec<u32> {
+        let mut places = vec![FREE; (2 * self.used.len() + 1).next_power_of_two()];
+        for (number, record) in (0..FREE).zip(self.all()) {
+            let mut place = place_of(record, places.len());
+            while places[place] != FREE {
+                place = (place + 1) % places.len();
+            }
+            places[place] = number;
+        }
+        places
     }
 
     fn all(&self) -> &[[u8; RECORD]] {
@@ -228,16 +256,32 @@ impl Records {
 
     fn find(&self, version: &Version) -> Option<Digest> {
         let all = self.all();
-        let position = all.binary_search_by(|record| record[..VERSION].cmp(&version.0)).ok()?;
-        self.used[position].store(true, Ordering::Relaxed);
-        let digest = all[position].last_chunk().expect("a record ends with a digest");
-        Some(Digest::from_bytes(*digest))
+        let mut place = place_of(&version.0, self.places.len());
+        loop {
+            let number = *self.places.get(place)?;
+            let record = all.get(usize::try_from(number).ok()?)?;
+            if record[..VERSION] == version.0 {
+                self.used[usize::try_from(number).ok()?].store(true, Ordering::Relaxed);
+                let digest = record.last_chunk().expect("a record ends with a digest");
+                return Some(Digest::from_bytes(*digest));
+            }
+            place = (place + 1) % self.places.len();
+        }
     }
 
     /// The records, and whether somebody asked for each.
     fn iter(&self) -> impl Iterator<Item = (&[u8; RECORD], bool)> {
         self.all().iter().zip(self.used.iter().map(|used| used.load(Ordering::Relaxed)))
     }
+}
+
+/// Which of `places`, a power of two, is the first one for a record of the file that `record` begins
+/// with. Inodes are numbers in a row, which a multiplication spreads.
+fn place_of(record: &[u8], places: usize) -> usize {
+    let number =
+        |at: usize| record[at..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let spread = (number(0) ^ number(8)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    usize::try_from(spread).unwrap_or(0) & places.wrapping_sub(1)
 }
 
 /// How long the records in the file `bytes` are, all together; `None` unless it is as [`encoded`] wrote

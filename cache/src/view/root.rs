@@ -1,10 +1,9 @@
 //! Opening what is below a folder that somebody else may change meanwhile: no component of a path
 //! may be a link by the time it is opened.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -62,14 +61,14 @@ fn open_step_by_step(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Re
 }
 
 /// Calls `each` with the names in `folder`, as the system lists them.
-pub(super) fn read_names(folder: &OwnedFd, mut each: impl FnMut(OsString)) -> io::Result<()> {
+pub(super) fn read_names(folder: &OwnedFd, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(NAMES_BUFFER);
     let mut names = RawDir::new(folder, buffer.spare_capacity_mut());
     while let Some(entry) = names.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            each(OsString::from_vec(name.to_vec()));
+            each(name);
         }
     }
     Ok(())

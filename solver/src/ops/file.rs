@@ -36,7 +36,7 @@ pub use self::error::FileError;
 use self::mode::Chmod;
 use self::reuse::Links;
 pub use self::reuse::Sharing;
-use self::select::Selection;
+use self::select::{Item, Selection};
 use self::source::Memos;
 pub use self::source::{SourceTree, checksum};
 use crate::evidence::Reads;
@@ -303,12 +303,13 @@ impl Plan {
 
     /// How many files are copied, and their bytes.
     fn weight(&self) -> (usize, u64) {
-        let items = self.steps.iter().flat_map(|(_, step)| match step {
-            Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => &selection.items[..],
-            Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => &[],
+        let selections = self.steps.iter().filter_map(|(_, step)| match step {
+            Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => Some(selection),
+            Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => None,
         });
-        let files = items.filter(|item| item.metadata.is_file());
-        files.fold((0, 0), |(files, bytes), item| (files + 1, bytes + item.metadata.size))
+        let files = selections.flat_map(Selection::items).map(Item::metadata);
+        let files = files.filter(|metadata| metadata.is_file());
+        files.fold((0, 0), |(files, bytes), metadata| (files + 1, bytes + metadata.size))
     }
 
     /// Writes everything into the folder `folder`, which is empty and may be written to later.

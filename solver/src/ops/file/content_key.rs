@@ -60,16 +60,15 @@ impl CopyStep {
                 hasher.field(data);
             }
             Origin::Selection(selection) => {
-                let root = &selection.items[0];
-                hasher.field(if root.metadata.is_directory() {
+                hasher.field(if selection.root().metadata().is_directory() {
                     b""
                 } else {
                     selection.name.as_encoded_bytes()
                 });
-                hasher.field(selection.items.len().to_le_bytes());
+                let items = selection.numbered();
+                hasher.field(items.len().to_le_bytes());
                 // Pieces of a fixed size, so that it does not matter how many threads there are.
-                let pieces: Vec<Digest> = selection
-                    .items
+                let pieces: Vec<Digest> = items
                     .par_chunks(HASHED_TOGETHER)
                     .map(|items| {
                         let mut hasher = Hasher::new();
@@ -87,14 +86,14 @@ impl CopyStep {
     }
 
     fn add_item(&self, hasher: &mut Hasher, item: &Item) {
-        let metadata = copy::effective(self, &item.metadata);
+        let metadata = copy::effective(self, item.metadata());
         let (content, target) = match &item.content {
             Content::File(digest) => (Some(*digest), None),
             Content::Symlink(target) => (None, Some(target.as_path())),
             Content::Directory | Content::Parent | Content::Special => (None, None),
         };
         hasher.field([u8::from(matches!(item.content, Content::Parent))]);
-        checksum::add_entry(hasher, &item.path, &metadata, content, target);
+        checksum::add_entry(hasher, item.path(), &metadata, content, target);
         hasher.field(item.xattrs.len().to_le_bytes());
         for (name, value) in &item.xattrs {
             hasher.field(name.to_bytes());

@@ -66,7 +66,7 @@ pub(super) fn copy(destination: &mut Destination, step: &CopyStep) -> Result<(),
     let there = destination.entry(&target)?;
     let (name, source_is_directory) = match &step.from {
         Origin::Selection(selection) => {
-            (selection.name.as_os_str(), selection.items[0].metadata.is_directory())
+            (selection.name.as_os_str(), selection.root().metadata().is_directory())
         }
         Origin::Inline { name, .. } => (base_name(name), false),
     };
@@ -159,12 +159,17 @@ fn copy_selection(
     target: &Path,
 ) -> Result<(), FileError> {
     let place = |item: &Item| {
-        if item.path.as_os_str().is_empty() { target.to_owned() } else { target.join(&item.path) }
+        if item.path().as_os_str().is_empty() {
+            target.to_owned()
+        } else {
+            target.join(item.path())
+        }
     };
     let mut finished = Vec::new();
     let mut groups: BTreeMap<PathBuf, Vec<&Item>> = BTreeMap::new();
     let mut links = Vec::new();
-    for item in &selection.items {
+    let items = selection.numbered();
+    for item in &items {
         let path = place(item);
         match &item.content {
             Content::Directory | Content::Parent => {
@@ -176,14 +181,14 @@ fn copy_selection(
                     destination.note_plain(path.clone(), identity);
                 }
                 if let Some(first) = item.same_as {
-                    links.push((place(&selection.items[first]), path));
+                    links.push((place(items[first]), path));
                 } else {
                     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
                     groups.entry(folder).or_default().push(item);
                 }
             }
             Content::Symlink(_) | Content::Special => {
-                if item.metadata.file_type == FileType::Socket {
+                if item.metadata().file_type == FileType::Socket {
                     destination.note(path.clone(), Digest::of(""));
                 }
                 let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -191,7 +196,7 @@ fn copy_selection(
             }
         }
     }
-    let name_of = |item: &Item| match item.path.file_name() {
+    let name_of = |item: &Item| match item.path().file_name() {
         Some(name) => name.to_owned(),
         None => target.file_name().unwrap_or_default().to_owned(),
     };
@@ -237,7 +242,7 @@ impl Place<'_> {
         if !open.is_new() {
             open.clear(self.below, name)?;
         }
-        let metadata = effective(self.step, &item.metadata);
+        let metadata = effective(self.step, item.metadata());
         let time = self.step.times.map_or(metadata.modified, Timestamp::from_seconds);
         let create = || {
             if let Some(links) = self.links {
@@ -276,8 +281,9 @@ fn link(
     if item.has_twin || !matches!(item.content, Content::File(_)) {
         return Ok(false);
     }
-    let Metadata { mode, uid, gid, .. } = effective(step, &item.metadata);
-    let there = (item.metadata.mode, item.metadata.uid, item.metadata.gid, item.metadata.modified);
+    let Metadata { mode, uid, gid, .. } = effective(step, item.metadata());
+    let there =
+        (item.metadata().mode, item.metadata().uid, item.metadata().gid, item.metadata().modified);
     let stays = (mode, uid, gid, time) == there && !item.loses_xattrs;
     if stays
         && !selection.view.may_change()
@@ -298,7 +304,7 @@ fn identity(step: &CopyStep, item: &Item) -> Option<Identity> {
     if item.has_twin || !item.xattrs.is_empty() {
         return None;
     }
-    let metadata = effective(step, &item.metadata);
+    let metadata = effective(step, item.metadata());
     let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
     Some(Identity::new(digest, &metadata, time))
 }
@@ -311,7 +317,7 @@ fn make_directory<'a>(
     path: PathBuf,
 ) -> Result<Finished<'a>, FileError> {
     let failed = |source| FileError::io(&path, source);
-    let root = item.path.as_os_str().is_empty();
+    let root = item.path().as_os_str().is_empty();
     let there = destination.entry(&path)?;
     let created = match there {
         Some(entry) if entry.metadata().is_directory() => {
@@ -333,14 +339,14 @@ fn make_directory<'a>(
     let parent = matches!(item.content, Content::Parent);
     if parent {
         let open = destination.open_directory(&path)?;
-        let metadata = effective(step, &item.metadata);
+        let metadata = effective(step, item.metadata());
         // One that was there keeps its owner, and gets the source's mode (`copyDirectoryOnly`).
         if created {
             let Metadata { uid, gid, mode, .. } = metadata;
             metadata::set_owner_and_mode(open.folder(), uid, gid, mode).map_err(failed)?;
             set_xattrs(&open, &item.xattrs).map_err(failed)?;
         } else {
-            let mode = item.metadata.mode;
+            let mode = item.metadata().mode;
             metadata::set_mode_at(destination.layer(), path.as_os_str(), mode).map_err(failed)?;
         }
     }
@@ -361,13 +367,13 @@ fn finish(
     let failed = |source| FileError::io(path, source);
     let open = destination.open_directory(path)?;
     if directory.what == Finish::Everything {
-        let Metadata { uid, gid, mode, .. } = effective(step, &directory.item.metadata);
+        let Metadata { uid, gid, mode, .. } = effective(step, directory.item.metadata());
         metadata::set_owner_and_mode(open.folder(), uid, gid, mode).map_err(failed)?;
         set_xattrs(&open, &directory.item.xattrs).map_err(failed)?;
     }
     let time = step.times.map(Timestamp::from_seconds);
     let time = match directory.what {
-        Finish::Everything | Finish::Time => time.or(Some(directory.item.metadata.modified)),
+        Finish::Everything | Finish::Time => time.or(Some(directory.item.metadata().modified)),
         Finish::Times => time,
     };
     match time {
@@ -428,16 +434,7 @@ pub(super) fn copy_as_it_is(
         FileType::Directory => return Err(FileError::io(entry.path(), Errno::ISDIR.into())),
     };
     let xattrs = view.xattrs(entry)?;
-    let item = Item {
-        path: PathBuf::new(),
-        entry: entry.clone(),
-        metadata,
-        content,
-        xattrs,
-        loses_xattrs: false,
-        same_as: None,
-        has_twin: false,
-    };
+    let item = Item::alone(entry.clone(), content, xattrs);
     let made = create(&metadata, metadata.modified, view, &item, open, entry.name());
     made.map_err(|problem| match problem {
         Problem::Exists => FileError::io(entry.path(), Errno::EXIST.into()),
@@ -457,7 +454,7 @@ fn create(
 ) -> Result<(), Problem> {
     let Metadata { uid, gid, mode, .. } = *metadata;
     let folder = open.folder();
-    match (&item.content, item.metadata.file_type) {
+    match (&item.content, item.metadata().file_type) {
         (Content::Symlink(target), _) => {
             rustix::fs::symlinkat(target, folder, name)?;
             metadata::set_owner_at(folder, name, uid, gid)?;
@@ -465,7 +462,7 @@ fn create(
         (Content::File(digest), _) => {
             let source = view.open(&item.entry).map_err(Wrapped)?;
             let file = new_file(folder, name)?;
-            copy_bytes(&source, &file, item.metadata.size)?;
+            copy_bytes(&source, &file, item.metadata().size)?;
             if view.may_change() {
                 check_unchanged(item, *digest, &source, &file)?;
             }
@@ -536,7 +533,7 @@ fn check_unchanged(
     source: &File,
     copied: &File,
 ) -> Result<(), Problem> {
-    if Metadata::of(source)?.is_same_version(&item.metadata) {
+    if Metadata::of(source)?.is_same_version(item.metadata()) {
         return Ok(());
     }
     // Touched, perhaps, and nothing else.

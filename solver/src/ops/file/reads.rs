@@ -17,7 +17,8 @@ impl Plan {
         for (_, step) in &self.steps {
             match step {
                 Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
-                    paths.par_extend(selection.items.par_iter().filter_map(read));
+                    let items = selection.numbered();
+                    paths.par_extend(items.into_par_iter().filter_map(read));
                 }
                 Step::Unpack(archive) => {
                     let path = archive.entry.path().as_os_str().as_encoded_bytes().to_vec();
@@ -40,7 +41,7 @@ fn read(item: &select::Item) -> Option<(Vec<u8>, [u8; 8])> {
         Content::Parent => return None,
     };
     let mut hasher = Hasher::new();
-    checksum::add_entry(&mut hasher, Path::new(""), &item.metadata, content, target);
+    checksum::add_entry(&mut hasher, Path::new(""), item.metadata(), content, target);
     Some((item.entry.path().as_os_str().as_encoded_bytes().to_vec(), short(hasher.digest())))
 }
 

@@ -4,8 +4,8 @@
 //! hash (cache/contenthash) in the errors: both look at every path, there one after the other, here
 //! once.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,26 +26,75 @@ pub(super) struct Selection {
     pub(super) view: View,
     /// What the source is called: its name at the destination unless it is a directory.
     pub(super) name: OsString,
+    /// The source itself first, with an empty path; each directory before what is in it. In pieces as
+    /// they were found: of a large context, putting them together would cost as much as finding them.
+    pieces: Pieces,
+}
+
+impl Selection {
+    /// The source itself.
+    pub(super) fn root(&self) -> &Item {
+        &self.pieces[0][0]
+    }
+
     /// The source itself first, with an empty path; each directory before what is in it.
-    pub(super) items: Vec<Item>,
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.pieces.iter().flatten()
+    }
+
+    /// [`Selection::items`], to be taken by their numbers.
+    pub(super) fn numbered(&self) -> Vec<&Item> {
+        let mut all = Vec::with_capacity(self.pieces.iter().map(Vec::len).sum());
+        all.extend(self.items());
+        all
+    }
 }
 
 /// Something to copy.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// Relative to the source.
-    pub(super) path: PathBuf,
+    /// Its metadata are those of when its bytes were hashed.
     pub(super) entry: Entry,
-    /// As it was when its bytes were hashed.
-    pub(super) metadata: Metadata,
+    /// How many bytes of the entry's path lead to the source.
+    to_source: usize,
     pub(super) content: Content,
     pub(super) xattrs: Xattrs,
     /// It has attributes that are lost.
     pub(super) loses_xattrs: bool,
-    /// An earlier item that is the same file.
+    /// The number of an earlier item that is the same file.
     pub(super) same_as: Option<usize>,
     /// Another item is the same file.
     pub(super) has_twin: bool,
+}
+
+impl Item {
+    /// A file that is copied by itself.
+    pub(super) fn alone(entry: Entry, content: Content, xattrs: Xattrs) -> Self {
+        let to_source = entry.path().as_os_str().len();
+        let (same_as, has_twin, loses_xattrs) = (None, false, false);
+        Self { entry, to_source, content, xattrs, loses_xattrs, same_as, has_twin }
+    }
+
+    /// Relative to the source.
+    pub(super) fn path(&self) -> &Path {
+        relative(&self.entry, self.to_source)
+    }
+
+    fn be_read(&mut self, digest: Digest, metadata: Metadata) {
+        self.content = Content::File(digest);
+        self.entry.set_metadata(metadata);
+    }
+
+    /// As it was when its bytes were hashed.
+    pub(super) fn metadata(&self) -> &Metadata {
+        self.entry.metadata()
+    }
+}
+
+/// The path of `entry` without its first `length` bytes, which lead to a directory above it.
+fn relative(entry: &Entry, length: usize) -> &Path {
+    let rest = &entry.path().as_os_str().as_bytes()[length..];
+    Path::new(OsStr::from_bytes(rest.strip_prefix(b"/").unwrap_or(rest)))
 }
 
 /// What an [`Item`] holds.
@@ -172,34 +221,42 @@ pub(super) fn select(
     let filter = Filter { include: found.include.as_ref(), exclude, room: room.as_ref() };
     let said = Said::default();
     filter.take_in(Path::new(""), &found.root)?;
-    let walk = Walk { view, memo, filter };
+    let to_source = found.root.path().as_os_str().len();
+    let walk = Walk { view, memo, filter, to_source };
+    let (mut root, seen) = walk.look(found.root, Matched::Copied)?;
+    if seen == Seen::Unread {
+        let (digest, metadata) = memo.digest(view, &root.entry)?;
+        root.be_read(digest, metadata);
+    }
     let mut pieces = Vec::new();
-    if found.root.metadata().is_directory() {
-        pieces = walk.below(Path::new(""), &found.root, &said)?;
+    if root.metadata().is_directory() {
+        pieces = walk.below(&root.entry, &said)?;
     }
-    let mut items = Vec::with_capacity(1 + pieces.iter().map(Vec::len).sum::<usize>());
-    items.push(walk.item(PathBuf::new(), found.root.clone(), false)?);
-    for piece in pieces {
-        items.extend(piece);
-    }
-    note_hard_links(&mut items);
-    Ok(Selection { view: view.clone(), name: found.name, items })
+    pieces.insert(0, vec![root]);
+    note_hard_links(&mut pieces);
+    Ok(Selection { view: view.clone(), name: found.name, pieces })
 }
 
 /// Two names are one file only inside one layer: the store may keep equal files of several layers
 /// as one.
-fn note_hard_links(items: &mut [Item]) {
+fn note_hard_links(pieces: &mut Pieces) {
     let mut first = HashMap::new();
-    for index in 0..items.len() {
-        let item = &mut items[index];
-        if item.metadata.is_file() && item.metadata.links > 1 {
-            let file = (item.entry.layer(), item.metadata.file_system, item.metadata.inode);
-            let first = *first.entry(file).or_insert(index);
-            if first != index {
+    let mut twins = HashSet::new();
+    for (number, item) in pieces.iter_mut().flatten().enumerate() {
+        let metadata = item.metadata();
+        if metadata.is_file() && metadata.links > 1 {
+            let file = (item.entry.layer(), metadata.file_system, metadata.inode);
+            let first = *first.entry(file).or_insert(number);
+            if first != number {
                 item.same_as = Some(first);
                 item.has_twin = true;
-                items[first].has_twin = true;
+                twins.insert(first);
             }
+        }
+    }
+    if !twins.is_empty() {
+        for (number, item) in pieces.iter_mut().flatten().enumerate() {
+            item.has_twin |= twins.contains(&number);
         }
     }
 }
@@ -287,59 +344,88 @@ struct Walk<'a> {
     view: &'a View,
     memo: &'a FileMemo,
     filter: Filter<'a>,
+    /// How many bytes of an entry's path lead to the source.
+    to_source: usize,
 }
 
-/// What was found of one directory or of a part of it, in order: the parts are put together only
-/// once, at the end.
+/// What was found of one directory or of a part of it, in order: parts are never put together.
 type Pieces = Vec<Vec<Item>>;
+
+/// A directory that is looked into.
+struct Inside {
+    /// Its number among those beside it.
+    number: usize,
+    matched: Matched,
+    /// What the patterns say about what is in it.
+    said: Said,
+}
 
 impl Walk<'_> {
     /// What is copied of the content of `directory`.
-    fn below(&self, path: &Path, directory: &Entry, said: &Said) -> Result<Pieces, FileError> {
+    fn below(&self, directory: &Entry, said: &Said) -> Result<Pieces, FileError> {
         let children = self.view.children(directory)?;
-        let found: Vec<Result<Found, FileError>> = children
-            .into_par_iter()
-            .with_min_len(TOGETHER)
-            .map(|child| self.one(path.join(child.name()), child, said))
-            .collect();
-        let mut pieces: Pieces = vec![Vec::with_capacity(found.len())];
-        for found in found {
-            let Found { item, below } = found?;
-            pieces.last_mut().expect("there is one").extend(item);
-            if !below.is_empty() {
-                pieces.extend(below);
-                pieces.push(Vec::new());
+        if children.len() <= TOGETHER {
+            return self.beside(children, said);
+        }
+        let mut children = children.into_iter();
+        let mut parts: Vec<Vec<Entry>> = Vec::with_capacity(children.len() / TOGETHER + 1);
+        while children.len() > 0 {
+            parts.push(children.by_ref().take(TOGETHER).collect());
+        }
+        let found: Vec<Pieces> =
+            parts.into_par_iter().map(|part| self.beside(part, said)).collect::<Result<_, _>>()?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// What is copied of `entries`, some of a directory's, and below them.
+    fn beside(&self, entries: Vec<Entry>, said: &Said) -> Result<Pieces, FileError> {
+        let mut items = Vec::with_capacity(entries.len());
+        let (mut unread, mut inside) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let path = relative(&entry, self.to_source);
+            let Some((matched, below)) = self.filter.matches(path, &entry, said) else { continue };
+            self.filter.take_in(path, &entry)?;
+            let number = items.len();
+            if entry.metadata().is_directory() {
+                inside.push(Inside { number, matched, said: below });
+            }
+            let (item, seen) = self.look(entry, matched)?;
+            items.push(item);
+            if seen == Seen::Unread {
+                unread.push(number);
             }
         }
-        Ok(pieces)
+        let (read, below) =
+            rayon::join(|| self.read(&items, &unread), || self.below_each(&items, &inside));
+        for (number, (digest, metadata)) in unread.into_iter().zip(read?) {
+            items[number].be_read(digest, metadata);
+        }
+        Ok(put_between(items, inside.into_iter().zip(below?)))
     }
 
-    fn one(&self, path: PathBuf, entry: Entry, said: &Said) -> Result<Found, FileError> {
-        let Some((matched, below)) = self.filter.matches(&path, &entry, said) else {
-            return Ok(Found::default());
-        };
-        self.filter.take_in(&path, &entry)?;
-        if !entry.metadata().is_directory() {
-            let item = Some(self.item(path, entry, false)?);
-            return Ok(Found { item, ..Found::default() });
-        }
-        let below = self.below(&path, &entry, &below)?;
-        let parent = matched == Matched::OnTheWay;
-        if parent && below.iter().all(Vec::is_empty) {
-            return Ok(Found::default());
-        }
-        Ok(Found { item: Some(self.item(path, entry, parent)?), below })
+    /// The bytes of those of `items` that are `unread`: each may be large.
+    fn read(&self, items: &[Item], unread: &[usize]) -> Result<Vec<(Digest, Metadata)>, FileError> {
+        let read = |number: &usize| Ok(self.memo.digest(self.view, &items[*number].entry)?);
+        unread.par_iter().map(read).collect()
     }
 
-    fn item(&self, path: PathBuf, entry: Entry, parent: bool) -> Result<Item, FileError> {
-        let mut metadata = *entry.metadata();
-        let content = match metadata.file_type {
-            FileType::Directory if parent => Content::Parent,
+    fn below_each(&self, items: &[Item], inside: &[Inside]) -> Result<Vec<Pieces>, FileError> {
+        let below = |inside: &Inside| self.below(&items[inside.number].entry, &inside.said);
+        inside.par_iter().map(below).collect()
+    }
+
+    /// What `entry` is; of a file that is not known, all but its bytes.
+    fn look(&self, entry: Entry, matched: Matched) -> Result<(Item, Seen), FileError> {
+        let mut seen = Seen::All;
+        let content = match entry.metadata().file_type {
+            FileType::Directory if matched == Matched::OnTheWay => Content::Parent,
             FileType::Directory => Content::Directory,
             FileType::File => {
-                let (digest, read) = self.memo.digest(self.view, &entry)?;
-                metadata = read;
-                Content::File(digest)
+                let known = self.memo.known(entry.metadata());
+                if known.is_none() {
+                    seen = Seen::Unread;
+                }
+                Content::File(known.unwrap_or(Digest::from_bytes([0; 32])))
             }
             FileType::Symlink => Content::Symlink(self.view.read_link(&entry)?),
             FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
@@ -351,25 +437,44 @@ impl Walk<'_> {
         let all = xattrs.len();
         xattrs.retain(|(name, _)| !name.to_bytes().starts_with(b"user."));
         let loses_xattrs = xattrs.len() < all;
-        Ok(Item {
-            path,
-            entry,
-            metadata,
-            content,
-            xattrs,
-            loses_xattrs,
-            same_as: None,
-            has_twin: false,
-        })
+        let to_source = self.to_source;
+        let (same_as, has_twin) = (None, false);
+        let item = Item { entry, to_source, content, xattrs, loses_xattrs, same_as, has_twin };
+        Ok((item, seen))
     }
 }
 
-/// What there is to copy at a path, and below it.
-#[derive(Default)]
-struct Found {
-    item: Option<Item>,
-    below: Pieces,
+/// How much of a file was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    All,
+    /// Its bytes are yet to be read.
+    Unread,
 }
 
-/// So many files of a directory are looked at by one thread at least; each may be large.
-const TOGETHER: usize = 4;
+/// Puts what is below directories behind them, and leaves out those that are only on the way to
+/// nothing.
+fn put_between(items: Vec<Item>, below: impl Iterator<Item = (Inside, Pieces)>) -> Pieces {
+    let mut below = below.peekable();
+    if below.peek().is_none() {
+        return vec![items];
+    }
+    let mut pieces: Pieces = vec![Vec::new()];
+    for (number, item) in items.into_iter().enumerate() {
+        let inside = below.next_if(|(directory, _)| directory.number == number);
+        if inside.as_ref().is_some_and(|(directory, below)| {
+            directory.matched == Matched::OnTheWay && below.iter().all(Vec::is_empty)
+        }) {
+            continue;
+        }
+        pieces.last_mut().expect("there is one").push(item);
+        if let Some((_, below)) = inside {
+            pieces.extend(below);
+            pieces.push(Vec::new());
+        }
+    }
+    pieces
+}
+
+/// So many files of a directory are looked at by one thread.
+const TOGETHER: usize = 256;
