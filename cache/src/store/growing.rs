@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use fs_err::File;
 
 use crate::digest::Digest;
+use crate::page_cache::{PageCache, Passing};
 
 /// A blob that is being written. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -101,7 +102,8 @@ impl Growing {
 
     /// Reads it from byte `position` on, waiting for those that are not written yet.
     pub fn reader_from(&self, position: u64) -> GrowingReader {
-        GrowingReader { blob: self.clone(), position }
+        let page_cache = PageCache::new(Passing::Read);
+        GrowingReader { blob: self.clone(), position, page_cache }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,6 +122,7 @@ impl Growing {
 pub struct GrowingReader {
     blob: Growing,
     position: u64,
+    page_cache: PageCache,
 }
 
 impl Read for GrowingReader {
@@ -149,6 +152,7 @@ impl Read for GrowingReader {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         self.position += read as u64;
+        self.page_cache.is_at(self.position, || self.blob.0.file.try_clone());
         Ok(read)
     }
 }
