@@ -12,6 +12,7 @@ declare -A package=(
   [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [runc]=runc [buildah]=buildah [setpriv]=util-linux
   [newuidmap]=uidmap [pasta]=passt [slirp4netns]=slirp4netns [ssh-agent]=openssh-client [strace]=strace
   [qemu-system-x86_64]="qemu-system-x86 seabios ipxe-qemu" [mkfs.ext4]=e2fsprogs [modprobe]=kmod [cpio]=cpio
+  [qemu-system-aarch64]="qemu-system-arm ipxe-qemu" [aarch64-linux-gnu-gcc]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   [faketime]=faketime
 )
 
