@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -101,6 +102,8 @@ pub struct Metadata {
     pub inode: u64,
     /// How many names it has.
     pub links: u64,
+    /// The bytes that it takes on the disk.
+    pub disk: u64,
 }
 
 impl Metadata {
@@ -211,6 +214,8 @@ impl From<&Stat> for Metadata {
             file_system: stat.st_dev as u64,
             inode: stat.st_ino as u64,
             links: stat.st_nlink as u64,
+            // The kernel counts in units of 512 bytes, whatever the file system's blocks are.
+            disk: stat.st_blocks as u64 * 512,
         }
     }
 }
@@ -235,6 +240,16 @@ pub fn xattrs_at(folder: impl AsFd, name: &OsStr) -> io::Result<Xattrs> {
     }
     xattrs.sort();
     Ok(xattrs)
+}
+
+/// Whether what is made in `folder` gets an access list from it (acl(5), "default ACL").
+pub fn hands_on_access(folder: &Path) -> bool {
+    match rustix::fs::lgetxattr(folder, "system.posix_acl_default", &mut [0_u8; 0]) {
+        Ok(_) => true,
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
+        // Who cannot ask takes care.
+        Err(_) => true,
+    }
 }
 
 /// Sets extended attributes of `name` in `folder`, links not followed.

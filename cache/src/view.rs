@@ -512,6 +512,7 @@ fn empty_root() -> Metadata {
         file_system: 0,
         inode: 0,
         links: 2,
+        disk: 0,
     }
 }
 

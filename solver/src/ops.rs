@@ -383,8 +383,11 @@ impl Worker {
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
         let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
         if let Some(layer) = self.known(work, &content).await? {
+            plan.remember();
             // Of a large context it is much; who waits for the result need not wait for that.
-            rayon::spawn(move || drop(plan));
+            if plan.is_large() {
+                rayon::spawn(move || drop(plan));
+            }
             Self::hit(work);
             self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
             return Ok(self.came_to(keys, base, layer));

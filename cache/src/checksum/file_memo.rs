@@ -145,6 +145,12 @@ impl FileMemo {
         Err(ChecksumError::Changing(entry.absolute_path()))
     }
 
+    /// Whether anything was learned that is not written down.
+    pub fn has_news(&self) -> bool {
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.is_some() && fresh.len() > self.saved.load(Ordering::Relaxed)
+    }
+
     /// Writes down what was learned since the last time, if anything was: aside, then renamed. Of two
     /// processes that save at once, one's news are lost.
     pub fn save(&self) -> io::Result<()> {
@@ -163,7 +169,8 @@ impl FileMemo {
         let fresh_records = fresh.iter().map(|(version, digest)| record(version, digest));
         let mut records: Vec<[u8; RECORD]> =
             kept.map(|(record, _)| *record).chain(fresh_records).collect();
-        records.sort_unstable();
+        // Most of them are sorted.
+        records.sort();
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut aside = tempfile::NamedTempFile::new_in(folder)?;
         aside.write_all(&encoded(&records))?;

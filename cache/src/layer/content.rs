@@ -11,12 +11,16 @@ use rayon::prelude::*;
 
 use super::entries::{Entry, Kind, entries, outline};
 use crate::digest::{Digest, Hasher, TreeDigest};
+use crate::metadata::Metadata;
 
 /// What the bytes that are hashed begin with; changes whenever their meaning does.
 const VERSION: &str = "rbuild layer content 2";
 
 /// Bytes below which hashing on one thread is over before a second one has begun.
 const WORTH_SHARING: u64 = 512 << 10;
+
+/// Below so many entries, waking a second thread costs more than it does.
+const KNOWN_TOGETHER: usize = 2048;
 
 /// What a layer contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +37,29 @@ pub struct Content {
     pub stamp: Digest,
 }
 
-/// Digests of files that need not be read.
+/// What is known of files that therefore need not be read.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// By path relative to the layer's folder.
-    pub paths: HashMap<PathBuf, Digest>,
-    /// By inode.
+    pub paths: HashMap<PathBuf, KnownFile>,
+    /// Digests by inode.
     pub inodes: HashMap<u64, Digest>,
+}
+
+/// A file that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownFile {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// All else about it, where it was asked last thing of all, and the file has one name in its layer
+    /// and no extended attributes: it is not asked again.
+    pub metadata: Option<Metadata>,
 }
 
 impl Known {
     fn of(&self, entry: &Entry) -> Option<Digest> {
-        self.inodes.get(&entry.inode).or_else(|| self.paths.get(&entry.path)).copied()
+        let by_path = || self.paths.get(&entry.path).map(|file| file.digest);
+        self.inodes.get(&entry.inode).copied().or_else(by_path)
     }
 }
 
@@ -56,29 +71,49 @@ pub fn of_folder(folder: &Path, known: &Known) -> io::Result<Content> {
 /// Like [`of_folder`] for a folder whose `entries` were listed.
 pub fn of_entries(folder: &Path, entries: &[Entry], known: &Known) -> io::Result<Content> {
     let size = entries.iter().map(file_size).sum();
-    let digest_of = |entry: &Entry| match entry.kind {
-        Kind::File { .. } => match known.of(entry) {
-            Some(digest) => Ok(Some(digest)),
-            None => Ok(Some(Digest::of_stream(File::open(folder.join(&entry.path))?)?.0)),
-        },
-        _ => Ok(None),
-    };
-    let unknown = entries.iter().filter(|entry| known.of(entry).is_none());
-    let work: u64 = unknown.map(|entry| file_size(entry) + (4 << 10)).sum();
-    let files: Vec<Option<Digest>> = if work < WORTH_SHARING {
-        entries.iter().map(digest_of).collect::<io::Result<_>>()?
+    let digests = || digests(folder, entries, known);
+    let (files, stamp) = if entries.len() < KNOWN_TOGETHER {
+        (digests(), stamp_of(entries))
     } else {
-        entries.par_iter().map(digest_of).collect::<io::Result<_>>()?
+        rayon::join(digests, || stamp_of(entries))
     };
     let mut hasher = Hasher::new();
     hasher.field(VERSION);
     let counted = |(entry, _): &(&Entry, _)| entry.kind != Kind::Socket;
-    for (entry, file) in entries.iter().zip(files).filter(counted) {
+    for (entry, file) in entries.iter().zip(files?).filter(counted) {
         add(&mut hasher, entry, file);
     }
     let disk = entries.iter().filter(|entry| !is_hard_link(entry)).map(|entry| entry.disk).sum();
-    let stamp = stamp_of(entries);
     Ok(Content { digest: TreeDigest(hasher.digest()), size, disk, stamp })
+}
+
+/// The digests of the bytes of those of `entries` that are files.
+fn digests(folder: &Path, entries: &[Entry], known: &Known) -> io::Result<Vec<Option<Digest>>> {
+    let known_of = |entry: &Entry| match entry.kind {
+        Kind::File { .. } => known.of(entry),
+        _ => None,
+    };
+    let mut digests: Vec<Option<Digest>> = if entries.len() < KNOWN_TOGETHER {
+        entries.iter().map(known_of).collect()
+    } else {
+        entries.par_iter().with_min_len(KNOWN_TOGETHER / 2).map(known_of).collect()
+    };
+    let unknown = |(entry, digest): &(&Entry, &mut Option<Digest>)| {
+        matches!(entry.kind, Kind::File { .. }) && digest.is_none()
+    };
+    let mut unread: Vec<(&Entry, &mut Option<Digest>)> =
+        entries.iter().zip(&mut digests).filter(unknown).collect();
+    let read = |(entry, digest): &mut (&Entry, &mut Option<Digest>)| {
+        **digest = Some(Digest::of_stream(File::open(folder.join(&entry.path))?)?.0);
+        io::Result::Ok(())
+    };
+    let work: u64 = unread.iter().map(|(entry, _)| file_size(entry) + (4 << 10)).sum();
+    if work < WORTH_SHARING {
+        unread.iter_mut().try_for_each(read)?;
+    } else {
+        unread.par_iter_mut().try_for_each(read)?;
+    }
+    Ok(digests)
 }
 
 /// What the files in `folder` look like without being read: paths, inodes, lengths and times of
@@ -222,7 +257,10 @@ mod tests {
         fs_err::write(folder.path().join("a"), "text").unwrap();
         let read = of_folder(folder.path(), &Known::default()).unwrap();
         let known = |text: &str| Known {
-            paths: HashMap::from([(PathBuf::from("a"), Digest::of(text))]),
+            paths: HashMap::from([(
+                PathBuf::from("a"),
+                KnownFile { digest: Digest::of(text), metadata: None },
+            )]),
             ..Known::default()
         };
         assert_eq!(of_folder(folder.path(), &known("text")).unwrap(), read);

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use rustix::fs::{FileType, Stat, lstat};
 use rustix::io::Errno;
 
+use super::content::KnownFile;
 use super::whiteout::{self, Marks, at, is_whiteout};
-use crate::metadata::{self, is_own};
+use crate::metadata::{self, Metadata, is_own};
 use crate::ownership::{self, Owner, Ownership};
 
 /// Below this many folders or files, handing them to other threads costs more than it saves.
@@ -75,14 +77,22 @@ pub enum Kind {
 /// Lists all paths below `folder`, sorted by component, so that a folder comes before what is in
 /// it. `folder` itself is not listed.
 pub fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
-    all(folder, Look::Whole)
+    entries_but(folder, &HashMap::new())
+}
+
+/// Like [`entries`], but does not ask for what is `known` of files, by path.
+pub(crate) fn entries_but(
+    folder: &Path,
+    known: &HashMap<PathBuf, KnownFile>,
+) -> io::Result<Vec<Entry>> {
+    all(folder, Look::Whole, known)
 }
 
 /// Like [`entries`], but without targets of links and extended attributes, which cost a system call
 /// for each path; where owners are among the latter, they are read all the same.
 pub fn outline(folder: &Path) -> io::Result<Vec<Entry>> {
     let is_needed = Ownership::of_this_process() == Ownership::Remembered;
-    all(folder, if is_needed { Look::Whole } else { Look::Outline })
+    all(folder, if is_needed { Look::Whole } else { Look::Outline }, &HashMap::new())
 }
 
 /// How closely paths are looked at.
@@ -92,27 +102,50 @@ enum Look {
     Outline,
 }
 
-fn all(folder: &Path, look: Look) -> io::Result<Vec<Entry>> {
-    let mut found = Vec::new();
+fn all(folder: &Path, look: Look, known: &HashMap<PathBuf, KnownFile>) -> io::Result<Vec<Entry>> {
+    let mut lists: Vec<std::vec::IntoIter<Found>> = Vec::new();
     let mut open = vec![PathBuf::new()];
+    let mut folders = 1;
+    let mut number = 0;
     while !open.is_empty() {
-        let lists: Vec<io::Result<Vec<Found>>> = if open.len() < WORTH_SHARING {
-            open.iter().map(|path| list(folder, path, look)).collect()
+        let found: Vec<io::Result<Vec<Found>>> = if open.len() < WORTH_SHARING {
+            open.iter().map(|path| list(folder, path, look, known)).collect()
         } else {
-            open.par_iter().map(|path| list(folder, path, look)).collect()
+            open.par_iter().map(|path| list(folder, path, look, known)).collect()
         };
         open.clear();
-        for entries in lists {
-            for found_entry in entries? {
-                if matches!(found_entry.entry.kind, Kind::Folder { .. }) {
-                    open.push(found_entry.entry.path.clone());
+        for found in found {
+            let mut found = found?;
+            for found in &mut found {
+                if matches!(found.entry.kind, Kind::Folder { .. }) {
+                    open.push(found.entry.path.clone());
+                    found.content = folders;
+                    folders += 1;
                 }
-                found.push(found_entry);
+            }
+            number += found.len();
+            lists.push(found.into_iter());
+        }
+    }
+    Ok(link_up(in_order(lists, number)))
+}
+
+/// Puts lists of sorted folders, the first of which is the root's, together: each behind its folder.
+fn in_order(mut lists: Vec<std::vec::IntoIter<Found>>, number: usize) -> Vec<Found> {
+    let mut all = Vec::with_capacity(number);
+    let mut inside = vec![0];
+    while let Some(here) = inside.last() {
+        match lists[*here].next() {
+            None => _ = inside.pop(),
+            Some(found) => {
+                if found.content > 0 {
+                    inside.push(found.content);
+                }
+                all.push(found);
             }
         }
     }
-    found.sort_unstable_by(|a, b| compare_paths(&a.entry.path, &b.entry.path));
-    Ok(link_up(found))
+    all
 }
 
 /// Orders paths by component: `a/b` before `a.b`.
@@ -126,12 +159,14 @@ struct Found {
     entry: Entry,
     /// Device and inode, when the inode has other names.
     inode: Option<(u64, u64)>,
+    /// The number of the list of what is in it; none for what is no folder.
+    content: usize,
 }
 
 /// Of several names of one inode, the first is the file and the others are hard links to it.
 fn link_up(found: Vec<Found>) -> Vec<Entry> {
     let mut first: HashMap<(u64, u64), PathBuf> = HashMap::new();
-    let link = |Found { mut entry, inode }: Found| {
+    let link = |Found { mut entry, inode, .. }: Found| {
         let Some(inode) = inode else { return entry };
         match first.get(&inode) {
             Some(path) => entry.kind = Kind::HardLink(path.clone()),
@@ -144,13 +179,43 @@ fn link_up(found: Vec<Found>) -> Vec<Entry> {
     found.into_iter().map(link).collect()
 }
 
-fn list(top: &Path, path: &Path, look: Look) -> io::Result<Vec<Found>> {
-    let mut entries = Vec::new();
+/// What is in a folder, sorted by name.
+fn list(
+    top: &Path,
+    path: &Path,
+    look: Look,
+    known: &HashMap<PathBuf, KnownFile>,
+) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
     for entry in fs_err::read_dir(top.join(path))? {
-        let name = entry?.file_name();
-        entries.push(look_at(top, path.join(name), look)?);
+        let entry = entry?;
+        let path = path.join(entry.file_name());
+        let metadata = known.get(&path).and_then(|file| file.metadata);
+        found.push(match metadata.filter(|metadata| metadata.inode == entry.ino()) {
+            Some(metadata) => as_known(path, &metadata),
+            None => look_at(top, path, look)?,
+        });
     }
-    Ok(entries)
+    found.sort_unstable_by(|a, b| a.entry.path.as_os_str().cmp(b.entry.path.as_os_str()));
+    Ok(found)
+}
+
+/// A file with one name and no attributes.
+fn as_known(path: PathBuf, metadata: &Metadata) -> Found {
+    let Metadata { mode, uid, gid, size, modified, changed, inode, disk, .. } = *metadata;
+    let entry = Entry {
+        path,
+        kind: Kind::File { size },
+        mode,
+        uid,
+        gid,
+        mtime: (modified.seconds, modified.nanoseconds),
+        xattrs: Vec::new(),
+        inode,
+        changed: (changed.seconds, changed.nanoseconds),
+        disk,
+    };
+    Found { entry, inode: None, content: 0 }
 }
 
 fn look_at(top: &Path, path: PathBuf, look: Look) -> io::Result<Found> {
@@ -178,7 +243,7 @@ fn look_at(top: &Path, path: PathBuf, look: Look) -> io::Result<Found> {
         // The kernel counts in units of 512 bytes, whatever the file system's blocks are.
         disk: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
     };
-    Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)) })
+    Ok(Found { entry, inode: shared.then_some((stat.st_dev, stat.st_ino)), content: 0 })
 }
 
 fn owner(stat: &Stat, xattrs: &Xattrs) -> Owner {

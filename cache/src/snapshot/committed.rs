@@ -10,7 +10,7 @@ use super::meta::Meta;
 use super::{Draft, Snapshot, SnapshotError, SnapshotId};
 use crate::digest::Digest;
 use crate::layer::content::{self, Content, Known};
-use crate::layer::entries::{Entry, entries};
+use crate::layer::entries::{Entry, entries, entries_but};
 use crate::layer::{opaque, whiteout};
 use crate::metadata::{self, Metadata};
 use crate::remove::remove_tree;
@@ -18,6 +18,9 @@ use crate::session::{Session, Temporary, random_name};
 
 /// A snapshot's last use is noted when it was longer ago, in seconds.
 const LAST_USED_PRECISION: i64 = 60;
+
+/// Nobody waits until the memory of more entries than these is given back.
+const FREED_BESIDE: usize = 1024;
 
 /// The committed snapshots of a state folder: what all snapshotters share.
 #[derive(Clone, Debug)]
@@ -62,8 +65,10 @@ impl Committed {
     }
 
     pub(super) fn commit(&self, id: &SnapshotId, draft: Draft) -> Result<Snapshot, SnapshotError> {
-        let entries = entries(&draft.folder())?;
-        self.commit_entries(id, draft, &entries)
+        let mut draft = draft;
+        let known = draft.known.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let entries = entries_but(&draft.temporary.path().join("fs"), &known.paths)?;
+        self.commit_entries(id, draft, entries)
     }
 
     /// Commits what overlayfs wrote into `draft` over the folders `lower`.
@@ -75,7 +80,7 @@ impl Committed {
     ) -> Result<Snapshot, SnapshotError> {
         let mut entries = entries(&draft.folder())?;
         opaque::unmark(&draft.folder(), &mut entries, lower)?;
-        self.commit_entries(id, draft, &entries)
+        self.commit_entries(id, draft, entries)
     }
 
     /// Commits `draft`, in which `entries` are.
@@ -83,13 +88,16 @@ impl Committed {
         &self,
         id: &SnapshotId,
         draft: Draft,
-        entries: &[Entry],
+        entries: Vec<Entry>,
     ) -> Result<Snapshot, SnapshotError> {
         let Draft { temporary, known, implied, sharing } = draft;
         let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let implied = implied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let folder = temporary.path().join("fs");
-        let found = content::of_entries(&folder, entries, &known)?;
+        let found = content::of_entries(&folder, &entries, &known)?;
+        if entries.len() > FREED_BESIDE {
+            rayon::spawn(move || drop((entries, known)));
+        }
         let sharing = sharing.into_inner();
         let meta = Meta { implied, sharing, ..Meta::new(&found, &self.boot) };
         meta.write(&temporary.path().join("meta"))?;

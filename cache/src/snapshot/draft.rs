@@ -1,5 +1,6 @@
 //! Trees that are being made: drafts, which are filled, and active trees, which steps write to.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Shown, SnapshotError, sharing};
 use crate::digest::Digest;
-use crate::layer::content::Known;
+use crate::layer::content::{Known, KnownFile};
 use crate::layer::diff::Before;
 use crate::session::{Session, Temporary};
 
@@ -58,7 +59,17 @@ impl Draft {
     /// Tells that the file at `path` (relative to the folder) has these bytes, so that committing
     /// need not read them.
     pub fn know(&self, path: impl Into<PathBuf>, digest: Digest) {
-        self.known().paths.insert(path.into(), digest);
+        self.known().paths.insert(path.into(), KnownFile { digest, metadata: None });
+    }
+
+    /// The same for many files, of some of which all is known.
+    pub fn know_all(&self, files: HashMap<PathBuf, KnownFile>) {
+        let mut known = self.known();
+        if known.paths.is_empty() {
+            known.paths = files;
+        } else {
+            known.paths.extend(files);
+        }
     }
 
     /// Like [`Draft::know`] for the file that is this inode, whatever it is called by then.

@@ -37,7 +37,7 @@ use self::mode::Chmod;
 use self::reuse::Links;
 pub use self::reuse::Sharing;
 use self::select::{Item, Selection};
-use self::source::Memos;
+use self::source::{Learned, Memos};
 pub use self::source::{SourceTree, checksum};
 use crate::evidence::Reads;
 use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange, Name, Owner};
@@ -49,6 +49,7 @@ pub struct Plan {
     base: View,
     /// Each with the number of the action it belongs to.
     steps: Vec<(usize, Step)>,
+    learned: Learned,
 }
 
 #[derive(Debug)]
@@ -122,8 +123,7 @@ pub fn plan(
         }
         steps.extend(of_action.into_iter().map(|step| (number, step)));
     }
-    memos.save();
-    Ok(Plan { base, steps })
+    Ok(Plan { base, steps, learned: memos.learned() })
 }
 
 /// Whether `op` copies from what it writes over, so that it cannot be planned without.
@@ -216,8 +216,7 @@ pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Pl
         };
         steps.push((0, Step::Copy(step)));
     }
-    memos.save();
-    Ok(Plan { base: View::layers(Vec::new()), steps })
+    Ok(Plan { base: View::layers(Vec::new()), steps, learned: memos.learned() })
 }
 
 /// The owner as far as it is known without looking names up; a name is root until then. The op, which
@@ -267,6 +266,12 @@ impl Plan {
         Ok(self)
     }
 
+    /// Writes down what was learned of contexts. Whoever neither commits nor executes the plan, since
+    /// its result is known, calls this.
+    pub fn remember(&self) {
+        self.learned.save();
+    }
+
     /// Writes everything into a new snapshot and commits it, `reads` beside it.
     ///
     /// Files that the store holds are linked, where `sharing` is allowed.
@@ -274,7 +279,7 @@ impl Plan {
     /// # Errors
     /// [`FileError::Changed`] when a context is not any more what the checksum says.
     pub fn commit(
-        self,
+        mut self,
         state: &StateFolder,
         reads: &Reads,
         sharing: Sharing,
@@ -283,7 +288,8 @@ impl Plan {
         let shared = sharing == Sharing::Allowed && reuse::is_worth_it(files, bytes);
         let draft = state.snapshots().draft()?;
         let links = shared.then(|| Links::open(state));
-        let written = self.write(&draft.folder(), links)?;
+        let learned = std::mem::take(&mut self.learned);
+        let written = learned.save_beside(|| self.write(&draft.folder(), links))?;
         if sharing == Sharing::Allowed {
             draft.set_sharing();
         }
@@ -294,20 +300,26 @@ impl Plan {
             let list = reuse::encoded(&written.plain);
             draft.add_note(Note::Files, &list).map_err(FileError::State)?;
         }
-        for (path, digest) in written.digests {
-            draft.know(path, digest);
-        }
+        draft.know_all(written.files);
         draft.add_note(Note::Reads, &reads.encoded()).map_err(FileError::State)?;
         Ok(state.snapshots().commit(&SnapshotId::random(), draft)?)
     }
 
-    /// How many files are copied, and their bytes.
-    fn weight(&self) -> (usize, u64) {
-        let selections = self.steps.iter().filter_map(|(_, step)| match step {
+    /// Whether giving its memory back takes a while.
+    pub fn is_large(&self) -> bool {
+        self.selections().map(Selection::number).sum::<usize>() > 1024
+    }
+
+    fn selections(&self) -> impl Iterator<Item = &Selection> {
+        self.steps.iter().filter_map(|(_, step)| match step {
             Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => Some(selection),
             Step::Copy(_) | Step::Mkdir { .. } | Step::WriteFile { .. } | Step::Unpack(_) => None,
-        });
-        let files = selections.flat_map(Selection::items).map(Item::metadata);
+        })
+    }
+
+    /// How many files are copied, and their bytes.
+    fn weight(&self) -> (usize, u64) {
+        let files = self.selections().flat_map(Selection::items).map(Item::metadata);
         let files = files.filter(|metadata| metadata.is_file());
         files.fold((0, 0), |(files, bytes), metadata| (files + 1, bytes + metadata.size))
     }
@@ -317,29 +329,35 @@ impl Plan {
     /// # Errors
     /// [`FileError::Changed`] when a context is not any more what the checksum says.
     pub fn execute(self, folder: &Path) -> Result<(), FileError> {
+        self.learned.save();
         self.write(folder, None).map(drop)
     }
 
     fn write(self, folder: &Path, links: Option<Links>) -> Result<Written, FileError> {
         let mut destination = Destination::new(&self.base, folder, links)?;
-        for (_, step) in self.steps {
+        let is_large = self.is_large();
+        for (_, step) in &self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time } => {
-                    let path = destination.resolve(Path::new(&path))?;
+                    let path = destination.resolve(Path::new(path))?;
+                    let (mode, owner, time) = (*mode, *owner, *time);
                     let made = destination::NewDirectory { mode, owner, time };
-                    if parents {
+                    if *parents {
                         destination.make_directories(&path, made)?;
                     } else {
                         destination.make_directory(&path, made)?;
                     }
                 }
                 Step::WriteFile { path, mode, owner, data } => {
-                    let path = destination.resolve(Path::new(&path))?;
-                    copy::write_file(&mut destination, &path, mode, owner, None, &data)?;
+                    let path = destination.resolve(Path::new(path))?;
+                    copy::write_file(&mut destination, &path, *mode, *owner, None, data)?;
                 }
-                Step::Copy(step) => copy::copy(&mut destination, &step)?,
+                Step::Copy(step) => copy::copy(&mut destination, step)?,
                 Step::Unpack(archive) => archive.unpack(&mut destination)?,
             }
+        }
+        if is_large {
+            rayon::spawn(move || drop(self));
         }
         Ok(destination.finish())
     }

@@ -159,6 +159,7 @@ impl Worker {
                 && let Some(snapshot) =
                     state.snapshots().get(&record.snapshot).map_err(Cause::state)?
             {
+                plan.remember();
                 return Ok(Tree::default().with(snapshot));
             }
             let snapshot = plan.commit(&state, &Reads::default(), Sharing::Forbidden)?;

@@ -322,6 +322,7 @@ fn metadata_of(entry: &TarEntry, (uid, gid): (u32, u32)) -> Metadata {
         file_system: 0,
         inode: 0,
         links: 1,
+        disk: 0,
     }
 }
 

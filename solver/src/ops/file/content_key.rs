@@ -68,16 +68,18 @@ impl CopyStep {
                 let items = selection.numbered();
                 hasher.field(items.len().to_le_bytes());
                 // Pieces of a fixed size, so that it does not matter how many threads there are.
-                let pieces: Vec<Digest> = items
-                    .par_chunks(HASHED_TOGETHER)
-                    .map(|items| {
-                        let mut hasher = Hasher::new();
-                        for item in items {
-                            self.add_item(&mut hasher, item);
-                        }
-                        hasher.digest()
-                    })
-                    .collect();
+                let piece = |items: &[&Item]| {
+                    let mut hasher = Hasher::new();
+                    for item in items {
+                        self.add_item(&mut hasher, item);
+                    }
+                    hasher.digest()
+                };
+                let pieces: Vec<Digest> = if items.len() <= HASHED_TOGETHER {
+                    items.chunks(HASHED_TOGETHER).map(piece).collect()
+                } else {
+                    items.par_chunks(HASHED_TOGETHER).map(piece).collect()
+                };
                 for piece in pieces {
                     hasher.update(piece.as_bytes());
                 }

@@ -5,7 +5,7 @@
 //! same file; at last what directories are besides their content, innermost first, since writing
 //! into a directory changes its time.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,9 +20,9 @@ use rbuild_cache::view::{Entry, View};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::destination::{Destination, NewDirectory, OpenDirectory};
+use super::destination::{Destination, Made, NewDirectory, OpenDirectory};
 use super::mode::Chmod;
-use super::reuse::{Identity, Links};
+use super::reuse::{Identity, Links, Wanted};
 use super::select::{Content, Item, Selection};
 use super::{CopyStep, FileError, Origin};
 
@@ -166,33 +166,29 @@ fn copy_selection(
         }
     };
     let mut finished = Vec::new();
-    let mut groups: BTreeMap<PathBuf, Vec<&Item>> = BTreeMap::new();
+    let mut groups = Groups::default();
     let mut links = Vec::new();
     let items = selection.numbered();
     for item in &items {
-        let path = place(item);
         match &item.content {
             Content::Directory | Content::Parent => {
-                finished.push(make_directory(destination, step, item, path)?);
+                finished.push(make_directory(destination, step, item, place(item))?);
             }
-            Content::File(digest) => {
-                destination.note(path.clone(), *digest);
-                if let Some(identity) = identity(step, item) {
-                    destination.note_plain(path.clone(), identity);
-                }
-                if let Some(first) = item.same_as {
+            Content::File(digest) => match item.same_as {
+                Some(first) => {
+                    let path = place(item);
+                    destination.note(path.clone(), *digest);
                     links.push((place(items[first]), path));
-                } else {
-                    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                    groups.entry(folder).or_default().push(item);
                 }
-            }
+                None => groups.add(item),
+            },
             Content::Symlink(_) | Content::Special => {
+                let path = place(item);
+                destination.note_other(&path);
                 if item.metadata().file_type == FileType::Socket {
-                    destination.note(path.clone(), Digest::of(""));
+                    destination.note(path, Digest::of(""));
                 }
-                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                groups.entry(folder).or_default().push(item);
+                groups.add(item);
             }
         }
     }
@@ -201,17 +197,24 @@ fn copy_selection(
         None => target.file_name().unwrap_or_default().to_owned(),
     };
     // Directories side by side: in one directory, the kernel lets one thread at a time make a name.
-    let groups: Vec<(PathBuf, Vec<&Item>)> = groups.into_iter().collect();
-    for groups in groups.chunks(OPEN_AT_ONCE) {
-        let open: Vec<(OpenDirectory, &[&Item])> = groups
-            .iter()
-            .map(|(folder, items)| Ok((destination.open_directory(folder)?, &items[..])))
-            .collect::<Result<_, FileError>>()?;
-        let place =
+    for groups in groups.all.chunks(OPEN_AT_ONCE) {
+        let mut open: Vec<(OpenDirectory, &[&Item])> = Vec::with_capacity(groups.len());
+        for items in groups {
+            let path = place(items[0]);
+            let folder = path.parent().unwrap_or(Path::new(""));
+            open.push((destination.open_directory(folder)?, items));
+        }
+        let make =
             Place { step, selection, below: destination.below(), links: destination.links() };
-        open.par_iter().try_for_each(|(open, items)| {
-            items.par_iter().try_for_each(|item| place.make(item, open, &name_of(item)))
-        })?;
+        let make = |open: &OpenDirectory, item: &Item| make.make(item, open, &name_of(item));
+        let made: Result<Vec<Vec<Option<Made>>>, FileError> = match &open[..] {
+            [(open, [item])] => make(open, item).map(|made| vec![vec![made]]),
+            open => open
+                .par_iter()
+                .map(|(open, items)| items.par_iter().map(|item| make(open, item)).collect())
+                .collect(),
+        };
+        destination.note_all(made?.into_iter().flatten().flatten().collect());
     }
     for (first, path) in links {
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -227,6 +230,30 @@ fn copy_selection(
     Ok(())
 }
 
+/// What is no directory, by the directory that it is in.
+#[derive(Default)]
+struct Groups<'a> {
+    all: Vec<Vec<&'a Item>>,
+    /// The numbers of those that were left for a directory in them.
+    by_folder: HashMap<&'a Path, usize>,
+    last: Option<(&'a Path, usize)>,
+}
+
+impl<'a> Groups<'a> {
+    fn add(&mut self, item: &'a Item) {
+        let folder = item.path().parent().unwrap_or(Path::new(""));
+        let number = match self.last {
+            Some((last, number)) if last.as_os_str() == folder.as_os_str() => number,
+            _ => *self.by_folder.entry(folder).or_insert(self.all.len()),
+        };
+        self.last = Some((folder, number));
+        if number == self.all.len() {
+            self.all.push(Vec::new());
+        }
+        self.all[number].push(item);
+    }
+}
+
 /// Where what is no directory is made.
 struct Place<'a> {
     step: &'a CopyStep,
@@ -236,20 +263,25 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Makes `item` as `name` in `open`, whatever is there.
-    fn make(&self, item: &Item, open: &OpenDirectory, name: &OsStr) -> Result<(), FileError> {
+    /// Makes `item` as `name` in `open`, whatever is there; returns what there is to know of a file.
+    fn make(
+        &self,
+        item: &Item,
+        open: &OpenDirectory,
+        name: &OsStr,
+    ) -> Result<Option<Made>, FileError> {
         let failed = |source| FileError::io(&open.path().join(name), source);
         if !open.is_new() {
             open.clear(self.below, name)?;
         }
         let metadata = effective(self.step, item.metadata());
         let time = self.step.times.map_or(metadata.modified, Timestamp::from_seconds);
+        let identity = identity(item, &metadata, time);
         let create = || {
-            if let Some(links) = self.links {
-                let what = (self.step, self.selection, item);
-                if link(links, what, time, open.folder(), name)? {
-                    return Ok(());
-                }
+            let Metadata { mode, uid, gid, size, .. } = metadata;
+            let wanted = Wanted { identity, mode, owner: (uid, gid), time, size };
+            if let Some(linked) = self.link(item, &wanted, open.folder(), name)? {
+                return Ok(Some(linked));
             }
             create(&metadata, time, &self.selection.view, item, open, name)
         };
@@ -261,52 +293,48 @@ impl Place<'_> {
             }
             made => made,
         };
-        made.map_err(|problem| match problem {
+        let metadata = made.map_err(|problem| match problem {
             Problem::Exists => failed(Errno::EXIST.into()),
             Problem::Io(source) => failed(source),
             Problem::Other(error) => error,
-        })
+        })?;
+        let Content::File(digest) = item.content else { return Ok(None) };
+        Ok(Some(Made { path: open.path().join(name), digest, identity, metadata }))
     }
-}
 
-/// Links `item`, which gets that `time`, as `name` from wherever the store has it; returns whether that
-/// is done.
-fn link(
-    links: &Links,
-    (step, selection, item): (&CopyStep, &Selection, &Item),
-    time: Timestamp,
-    folder: BorrowedFd<'_>,
-    name: &OsStr,
-) -> Result<bool, Errno> {
-    if item.has_twin || !matches!(item.content, Content::File(_)) {
-        return Ok(false);
-    }
-    let Metadata { mode, uid, gid, .. } = effective(step, item.metadata());
-    let there =
-        (item.metadata().mode, item.metadata().uid, item.metadata().gid, item.metadata().modified);
-    let stays = (mode, uid, gid, time) == there && !item.loses_xattrs;
-    if stays
-        && !selection.view.may_change()
-        && links.link_entry(&selection.view, &item.entry, folder, name)?
-    {
-        return Ok(true);
-    }
-    match identity(step, item) {
-        Some(identity) => links.link(identity, folder, name),
-        None => Ok(false),
+    /// Links `item` as `name` from wherever the store has it; returns what it is then.
+    fn link(
+        &self,
+        item: &Item,
+        wanted: &Wanted,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<Option<Metadata>, Errno> {
+        let Some(links) = self.links else { return Ok(None) };
+        if item.has_twin || !matches!(item.content, Content::File(_)) {
+            return Ok(None);
+        }
+        let view = &self.selection.view;
+        let there = item.metadata();
+        let stays = (wanted.mode, wanted.owner, wanted.time)
+            == (there.mode, (there.uid, there.gid), there.modified)
+            && !item.loses_xattrs;
+        if stays && !view.may_change() {
+            let linked = links.link_entry(view, &item.entry, folder, name)?;
+            if linked.is_some() {
+                return Ok(linked);
+            }
+        }
+        links.link(wanted, folder, name)
     }
 }
 
 /// What `item` becomes, if it is a file that a later layer may link: one with a single name, and no
 /// attributes.
-fn identity(step: &CopyStep, item: &Item) -> Option<Identity> {
+fn identity(item: &Item, metadata: &Metadata, time: Timestamp) -> Option<Identity> {
     let Content::File(digest) = item.content else { return None };
-    if item.has_twin || !item.xattrs.is_empty() {
-        return None;
-    }
-    let metadata = effective(step, item.metadata());
-    let time = step.times.map_or(metadata.modified, Timestamp::from_seconds);
-    Some(Identity::new(digest, &metadata, time))
+    let is_plain = !item.has_twin && item.xattrs.is_empty();
+    is_plain.then(|| Identity::new(digest, metadata, time))
 }
 
 /// Makes the directory `path` for `item`, or takes the one that is there.
@@ -436,14 +464,14 @@ pub(super) fn copy_as_it_is(
     let xattrs = view.xattrs(entry)?;
     let item = Item::alone(entry.clone(), content, xattrs);
     let made = create(&metadata, metadata.modified, view, &item, open, entry.name());
-    made.map_err(|problem| match problem {
+    made.map(drop).map_err(|problem| match problem {
         Problem::Exists => FileError::io(entry.path(), Errno::EXIST.into()),
         Problem::Io(source) => FileError::io(entry.path(), source),
         Problem::Other(error) => error,
     })
 }
 
-/// Makes one file, link or device called `name`, where nothing is.
+/// Makes one file, link or device called `name`, where nothing is; returns what a file is then.
 fn create(
     metadata: &Metadata,
     time: Timestamp,
@@ -451,7 +479,7 @@ fn create(
     item: &Item,
     open: &OpenDirectory,
     name: &OsStr,
-) -> Result<(), Problem> {
+) -> Result<Option<Metadata>, Problem> {
     let Metadata { uid, gid, mode, .. } = *metadata;
     let folder = open.folder();
     match (&item.content, item.metadata().file_type) {
@@ -468,7 +496,8 @@ fn create(
             }
             metadata::set_owner_and_mode(&file, uid, gid, mode)?;
             metadata::set_xattrs_at(folder, name, &item.xattrs)?;
-            return Ok(metadata::set_modified(&file, time)?);
+            metadata::set_modified(&file, time)?;
+            return Ok(Some(Metadata::of(&file)?));
         }
         (_, FileType::Socket) => {
             let file = new_file(folder, name)?;
@@ -490,7 +519,8 @@ fn create(
         ) => unreachable!("directories are made before, files have content"),
     }
     metadata::set_xattrs_at(folder, name, &item.xattrs)?;
-    Ok(metadata::set_modified_at(folder, name, time)?)
+    metadata::set_modified_at(folder, name, time)?;
+    Ok(None)
 }
 
 pub(super) fn make_node(

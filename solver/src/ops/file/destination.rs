@@ -11,13 +11,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::digest::Digest;
+use rbuild_cache::layer::content::KnownFile;
 use rbuild_cache::metadata::{self, Metadata, Timestamp};
 use rbuild_cache::view::{self, Entry, View};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
-use super::reuse::{Identity, Links};
+use super::reuse::{Identity, Links, Plain};
+
+/// Of fewer files, the commit asks once more what they are.
+const WORTH_KNOWING: usize = 16;
 
 /// Where files are written to.
 pub(super) struct Destination {
@@ -28,20 +32,30 @@ pub(super) struct Destination {
     layer: OwnedFd,
     /// Directories that are in the new layer, and whether something from below shows through.
     known: HashMap<PathBuf, Shows>,
-    written: HashMap<PathBuf, Digest>,
+    written: HashMap<PathBuf, KnownFile>,
     /// Written files that have one name, no attributes and nothing else that could not be linked.
-    plain: HashMap<PathBuf, Identity>,
+    plain: HashMap<PathBuf, Plain>,
     links: Option<Links>,
 }
 
 /// What was written into a layer.
 pub(super) struct Written {
-    /// The digests of files.
-    pub(super) digests: HashMap<PathBuf, Digest>,
+    /// The digests of files, and what else is known of them.
+    pub(super) files: HashMap<PathBuf, KnownFile>,
     /// The files that later layers can link.
-    pub(super) plain: HashMap<PathBuf, Identity>,
+    pub(super) plain: HashMap<PathBuf, Plain>,
     /// Some files are those of other layers.
     pub(super) linked: bool,
+}
+
+/// A file that was made.
+pub(super) struct Made {
+    pub(super) path: PathBuf,
+    pub(super) digest: Digest,
+    /// Absent for one that could not be linked.
+    pub(super) identity: Option<Identity>,
+    /// What it was when it was finished.
+    pub(super) metadata: Option<Metadata>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,18 +113,37 @@ impl Destination {
     /// What was written.
     pub(super) fn finish(self) -> Written {
         let linked = self.links.is_some_and(|links| links.any());
-        Written { digests: self.written, plain: self.plain, linked }
+        Written { files: self.written, plain: self.plain, linked }
     }
 
     /// Notes that the file at `path` has these bytes.
     pub(super) fn note(&mut self, path: PathBuf, digest: Digest) {
         self.plain.remove(&path);
-        self.written.insert(path, digest);
+        self.written.insert(path, KnownFile { digest, metadata: None });
     }
 
-    /// Notes that the file at `path`, noted before, is no more than `identity` says.
-    pub(super) fn note_plain(&mut self, path: PathBuf, identity: Identity) {
-        self.plain.insert(path, identity);
+    /// Notes files that were made.
+    pub(super) fn note_all(&mut self, files: Vec<Made>) {
+        self.written.reserve(files.len());
+        self.plain.reserve(files.len());
+        // They have what they were given and nothing else: no access list of the folder they are in.
+        let are_bare = files.len() >= WORTH_KNOWING && !metadata::hands_on_access(&self.folder);
+        for Made { path, digest, identity, metadata } in files {
+            match identity.zip(metadata) {
+                Some((identity, Metadata { inode, .. })) => {
+                    self.plain.insert(path.clone(), Plain { identity, inode });
+                }
+                None => _ = self.plain.remove(&path),
+            }
+            let metadata = metadata.filter(|_| are_bare && identity.is_some());
+            self.written.insert(path, KnownFile { digest, metadata });
+        }
+    }
+
+    /// Notes that what is at `path` is no file, whatever was there before.
+    pub(super) fn note_other(&mut self, path: &Path) {
+        self.written.remove(path);
+        self.plain.remove(path);
     }
 
     /// What files can be linked from.
@@ -121,10 +154,13 @@ impl Destination {
     /// Notes that the file at `path` is the one at `first`.
     pub(super) fn note_link(&mut self, first: &Path, path: &Path) {
         self.plain.remove(first);
-        self.plain.remove(path);
-        match self.written.get(first).copied() {
-            Some(digest) => self.note(path.to_owned(), digest),
-            None => _ = self.written.remove(path),
+        match self.written.get_mut(first) {
+            Some(file) => {
+                file.metadata = None;
+                let digest = file.digest;
+                self.note(path.to_owned(), digest);
+            }
+            None => self.note_other(path),
         }
     }
 

@@ -10,6 +10,9 @@ use super::select::{self, Content};
 use super::{CopyStep, Origin, Plan, Step};
 use crate::evidence::Reads;
 
+/// Below so many paths, waking a second thread costs more than it does.
+const WORTH_SHARING: usize = 512;
+
 impl Plan {
     /// What is read, path by path.
     pub fn reads(&self) -> Reads {
@@ -18,7 +21,11 @@ impl Plan {
             match step {
                 Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
                     let items = selection.numbered();
-                    paths.par_extend(items.into_par_iter().filter_map(read));
+                    if items.len() < WORTH_SHARING {
+                        paths.extend(items.into_iter().filter_map(read));
+                    } else {
+                        paths.par_extend(items.into_par_iter().filter_map(read));
+                    }
                 }
                 Step::Unpack(archive) => {
                     let path = archive.entry.path().as_os_str().as_encoded_bytes().to_vec();

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rayon::prelude::*;
 use rbuild_cache::digest::{Digest, Hasher};
 use rbuild_cache::metadata::{Metadata, Timestamp};
 use rbuild_cache::snapshot::{Note, SnapshotId};
@@ -26,11 +27,12 @@ use rbuild_cache::view::{Entry, View};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-/// What begins a list: a name and the version of what follows.
-const MAGIC: &[u8; 16] = b"rbuild files 1\n\0";
+/// What begins a list: a name and the version of what follows. Lists of other versions count for
+/// nothing: their files are copied once more.
+const MAGIC: &[u8; 16] = b"rbuild files 2\n\0";
 
-/// Bytes of a record: an identity, and where its path begins.
-const RECORD: usize = 32 + 4;
+/// Bytes of a record: an identity, an inode, and where its path begins.
+const RECORD: usize = 32 + 8 + 4;
 
 /// With fewer files than this, and fewer bytes, copying costs less than looking.
 const WORTH_FILES: usize = 50;
@@ -73,6 +75,30 @@ pub(super) fn is_worth_it(files: usize, bytes: u64) -> bool {
     files >= WORTH_FILES || bytes >= WORTH_BYTES
 }
 
+/// What is linked: what the file must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// None for one that no list has.
+    pub(super) identity: Option<Identity>,
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) time: Timestamp,
+    pub(super) size: u64,
+}
+
+impl Wanted {
+    /// Whether `found` is that file in the list's inode `inode`, not written to since: all that a
+    /// layer's stamp (`cache/src/layer/content.rs`) would tell of it.
+    fn is(&self, inode: u64, found: &Metadata) -> bool {
+        found.is_file()
+            && found.inode == inode
+            && found.size == self.size
+            && found.modified == self.time
+            && found.mode == self.mode
+            && (found.uid, found.gid) == self.owner
+    }
+}
+
 /// Links files of the store into one new layer.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -90,8 +116,10 @@ impl Links {
     pub(super) fn open(state: &StateFolder) -> Self {
         let ids = state.snapshots().noted(Note::Files).unwrap_or_default();
         let list = |id: SnapshotId| List::read(state.snapshots().note(&id, Note::Files).ok()??, id);
+        let ids: Vec<SnapshotId> = ids.into_iter().take(LISTS).collect();
+        let lists: Vec<Option<List>> = ids.into_par_iter().map(list).collect();
         Self {
-            lists: ids.into_iter().take(LISTS).filter_map(list).collect(),
+            lists: lists.into_iter().flatten().collect(),
             state: state.clone(),
             linked: Mutex::default(),
             sources: Mutex::default(),
@@ -104,27 +132,43 @@ impl Links {
         self.any.load(Ordering::Relaxed)
     }
 
-    /// Links a file that is just like `identity` as `name` into `folder`; returns whether there was
-    /// one.
+    /// Links a file that is just what is `wanted` as `name` into `folder`; returns what it is, if there
+    /// was one.
     ///
     /// # Errors
     /// When `name` is there already. All other obstacles mean that the file has to be copied.
     pub(super) fn link(
         &self,
-        identity: Identity,
+        wanted: &Wanted,
         folder: BorrowedFd<'_>,
         name: &OsStr,
-    ) -> Result<bool, Errno> {
+    ) -> Result<Option<Metadata>, Errno> {
+        let Some(identity) = wanted.identity else { return Ok(None) };
         for list in &self.lists {
-            for path in list.paths(identity).take(TRIES) {
+            for (inode, path) in list.files(identity).take(TRIES) {
                 let Some(from) = list.folder(&self.state) else { break };
-                let linked = || Ok(rustix::fs::linkat(from, path, folder, name, AtFlags::empty())?);
-                if self.once(linked, folder, name)? {
-                    return Ok(true);
+                let link = || Ok(rustix::fs::linkat(from, path, folder, name, AtFlags::empty())?);
+                if list.whole.get() != Some(&true) {
+                    let linked = self.claimed(inode, link, folder, name)?;
+                    let Some(linked) = linked else { continue };
+                    if wanted.is(inode, &linked) {
+                        return Ok(Some(linked));
+                    }
+                    // Damage, or a store all of whose files were copied by another program.
+                    rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+                    self.unclaim(inode);
+                    if !list.is_whole(&self.state) {
+                        break;
+                    }
                 }
+                let Some(linked) = self.looked_at(link, folder, name)? else { continue };
+                if self.claim(linked.inode) {
+                    return Ok(Some(linked));
+                }
+                rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The same for the file that is `entry` of `view`.
@@ -134,7 +178,7 @@ impl Links {
         entry: &Entry,
         folder: BorrowedFd<'_>,
         name: &OsStr,
-    ) -> Result<bool, Errno> {
+    ) -> Result<Option<Metadata>, Errno> {
         let layer = view.layer_of(entry);
         let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(layer).copied();
         let may_link = known.unwrap_or_else(|| {
@@ -143,31 +187,56 @@ impl Links {
             *sources.entry(layer.to_owned()).or_insert(may_link)
         });
         if !may_link {
-            return Ok(false);
+            return Ok(None);
         }
-        self.once(|| view.link(entry, folder, name), folder, name)
+        let inode = entry.metadata().inode;
+        self.claimed(inode, || view.link(entry, folder, name), folder, name)
     }
 
-    /// Makes a link, and takes it away when its file is in the layer already.
-    fn once(
+    /// Makes a link to the file `inode` unless the layer has one; says what it is.
+    fn claimed(
+        &self,
+        inode: u64,
+        link: impl FnOnce() -> std::io::Result<()>,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<Option<Metadata>, Errno> {
+        if !self.claim(inode) {
+            return Ok(None);
+        }
+        let linked = self.looked_at(link, folder, name);
+        if !matches!(linked, Ok(Some(_))) {
+            self.unclaim(inode);
+        }
+        linked
+    }
+
+    /// Takes a file for the layer, in which it may be once; returns whether it was not there.
+    fn claim(&self, inode: u64) -> bool {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(inode)
+    }
+
+    fn unclaim(&self, inode: u64) {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner).remove(&inode);
+    }
+
+    /// Makes a link, and says what it is; nothing when it could not be made.
+    fn looked_at(
         &self,
         link: impl FnOnce() -> std::io::Result<()>,
         folder: BorrowedFd<'_>,
         name: &OsStr,
-    ) -> Result<bool, Errno> {
+    ) -> Result<Option<Metadata>, Errno> {
         match link() {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(Errno::EXIST);
             }
-            Err(_) => return Ok(false),
+            Err(_) => return Ok(None),
         }
         self.any.store(true, Ordering::Relaxed);
-        let inode = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
-        if self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(inode) {
-            return Ok(true);
-        }
-        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map(|()| false)
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Metadata::at(folder, name).map_err(failed)?.ok_or(Errno::NOENT).map(Some)
     }
 }
 
@@ -177,8 +246,13 @@ struct List {
     id: SnapshotId,
     bytes: Vec<u8>,
     records: usize,
+    /// The number of the first record of each group of identities: those that begin with the same
+    /// bits, of which there are so many that a group has about one.
+    groups: Vec<u32>,
     /// The layer's tree; none when nothing may be linked from it.
     folder: OnceLock<Option<fs_err::File>>,
+    /// Whether the whole layer is as it was; asked only when a file is not what the list says.
+    whole: OnceLock<bool>,
 }
 
 impl List {
@@ -191,54 +265,92 @@ impl List {
         let (count, rest) = content.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
         let records = usize::try_from(u64::from_le_bytes(*count)).ok()?;
         (rest.len() >= records.checked_mul(RECORD)?).then_some(())?;
-        Some(Self { id, bytes, records, folder: OnceLock::new() })
+        let (folder, whole) = (OnceLock::new(), OnceLock::new());
+        let mut list = Self { id, bytes, records, groups: Vec::new(), folder, whole };
+        list.groups = list.grouped();
+        Some(list)
     }
 
     fn records(&self) -> &[[u8; RECORD]] {
         &self.bytes[MAGIC.len() + 8..].as_chunks().0[..self.records]
     }
 
-    /// The paths of files that are just like `identity`.
-    fn paths(&self, identity: Identity) -> impl Iterator<Item = &OsStr> {
+    fn grouped(&self) -> Vec<u32> {
+        let groups = self.records.next_power_of_two();
+        let mut first = Vec::with_capacity(groups + 1);
+        for (number, record) in (0..u32::MAX).zip(self.records()) {
+            while first.len() <= group_of(record, groups) {
+                first.push(number);
+            }
+        }
+        first.resize(groups + 1, u32::try_from(self.records).unwrap_or(u32::MAX));
+        first
+    }
+
+    /// The inodes and paths of files that are just like `identity`.
+    fn files(&self, identity: Identity) -> impl Iterator<Item = (u64, &OsStr)> {
         let wanted = identity.0;
-        let records = self.records();
-        let first = records.partition_point(|record| record[..32] < wanted.as_bytes()[..]);
+        let group = group_of(wanted.as_bytes(), self.groups.len() - 1);
+        let number = |group: usize| usize::try_from(self.groups[group]).unwrap_or(usize::MAX);
+        let group = self.records().get(number(group)..number(group + 1)).unwrap_or_default();
         let equal = move |record: &&[u8; RECORD]| record[..32] == wanted.as_bytes()[..];
-        records[first..].iter().take_while(equal).filter_map(|record| {
+        group.iter().filter(equal).filter_map(|record| {
+            let inode = u64::from_le_bytes(*record[32..].first_chunk()?);
             let at = u32::from_le_bytes(*record.last_chunk()?);
             let paths = &self.bytes[MAGIC.len() + 8 + self.records * RECORD..];
             let (length, rest) =
                 paths.get(usize::try_from(at).ok()?..)?.split_first_chunk::<2>()?;
-            rest.get(..u16::from_le_bytes(*length).into()).map(OsStr::from_bytes)
+            Some((inode, OsStr::from_bytes(rest.get(..u16::from_le_bytes(*length).into())?)))
         })
     }
 
     /// The layer's tree, when first asked for: from then on nobody removes it while this process runs.
+    ///
+    /// Whether a file of it is what it was is seen when it is linked, one by one.
     fn folder(&self, state: &StateFolder) -> Option<BorrowedFd<'_>> {
         let open = || {
             let snapshots = state.snapshots();
             snapshots.get(&self.id).ok()??;
-            snapshots.ensure_whole(&self.id).ok()?;
             let folder = snapshots.folder(&self.id);
             snapshots.may_link_from(&folder).then(|| fs_err::File::open(folder).ok()).flatten()
         };
-        self.folder.get_or_init(open).as_ref().map(|folder| folder.file().as_fd())
+        let open = self.folder.get_or_init(open).as_ref().map(|folder| folder.file().as_fd());
+        open.filter(|_| self.whole.get() != Some(&false))
+    }
+
+    fn is_whole(&self, state: &StateFolder) -> bool {
+        *self.whole.get_or_init(|| state.snapshots().ensure_whole(&self.id).is_ok())
     }
 }
 
+/// Which of `groups`, a power of two, an identity is in.
+fn group_of(identity: &[u8], groups: usize) -> usize {
+    let first = identity.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let bits = groups.trailing_zeros();
+    usize::try_from(first.checked_shr(u64::BITS - bits).unwrap_or(0)).unwrap_or(0)
+}
+
+/// A file that can be linked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    pub(super) identity: Identity,
+    pub(super) inode: u64,
+}
+
 /// A list of `files`.
-pub(super) fn encoded(files: &HashMap<PathBuf, Identity>) -> Vec<u8> {
-    let mut sorted: Vec<(Identity, &Path)> =
-        files.iter().map(|(path, identity)| (*identity, path.as_path())).collect();
-    sorted.sort_unstable();
+pub(super) fn encoded(files: &HashMap<PathBuf, Plain>) -> Vec<u8> {
+    let mut sorted: Vec<(Identity, u64, &Path)> =
+        files.iter().map(|(path, file)| (file.identity, file.inode, path.as_path())).collect();
+    sorted.par_sort_unstable();
     let mut paths = Vec::new();
     let mut records = Vec::with_capacity(sorted.len() * RECORD);
-    for (identity, path) in sorted {
+    for (identity, inode, path) in sorted {
         let path = path.as_os_str().as_bytes();
         let (Ok(at), Ok(length)) = (u32::try_from(paths.len()), u16::try_from(path.len())) else {
             continue;
         };
         records.extend(identity.0.as_bytes());
+        records.extend(inode.to_le_bytes());
         records.extend(at.to_le_bytes());
         paths.extend(length.to_le_bytes());
         paths.extend(path);
@@ -259,25 +371,52 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_nothing_else() {
         let identity = |text: &str| Identity(Digest::of(text));
-        let files: HashMap<PathBuf, Identity> = [
-            ("a".into(), identity("a")),
-            ("d/b".into(), identity("b")),
-            ("d/same".into(), identity("a")),
-        ]
-        .into();
-        let bytes = encoded(&files);
-        let list = List::read(bytes.clone(), SnapshotId::random()).unwrap();
-        let check = |text: &str, expected: &[&str]| {
-            assert_eq!(list.paths(identity(text)).collect::<Vec<_>>(), expected);
+        let file = |path: &str, text, inode| {
+            (PathBuf::from(path), Plain { identity: identity(text), inode })
         };
-        check("a", &["a", "d/same"]);
-        check("b", &["d/b"]);
+        let files = [file("a", "a", 1), file("d/b", "b", 2), file("d/same", "a", 3)];
+        let bytes = encoded(&files.into());
+        let list = List::read(bytes.clone(), SnapshotId::random()).unwrap();
+        let check = |text: &str, expected: &[(u64, &str)]| {
+            let expected: Vec<(u64, &OsStr)> =
+                expected.iter().map(|(inode, path)| (*inode, OsStr::new(path))).collect();
+            assert_eq!(list.files(identity(text)).collect::<Vec<_>>(), expected);
+        };
+        check("a", &[(1, "a"), (3, "d/same")]);
+        check("b", &[(2, "d/b")]);
         check("c", &[]);
+        check("d", &[]);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert!(List::read(damaged, SnapshotId::random()).is_none(), "byte {at}");
             assert!(List::read(bytes[..at].to_vec(), SnapshotId::random()).is_none());
         }
+    }
+
+    #[test]
+    fn files_are_found_among_any_number() {
+        for number in [0, 1, 2, 3, 100, 1000] {
+            let path = |n: u64| PathBuf::from(format!("{n}"));
+            let identity = |n: u64| Identity(Digest::of(n.to_le_bytes()));
+            let file = |n| (path(n), Plain { identity: identity(n), inode: n });
+            let list = encoded(&(0..number).map(file).collect());
+            let list = List::read(list, SnapshotId::random()).unwrap();
+            for n in 0..number {
+                let found: Vec<(u64, &OsStr)> = list.files(identity(n)).collect();
+                assert_eq!(found, [(n, path(n).as_os_str())]);
+            }
+            assert_eq!(list.files(identity(number)).count(), 0);
+        }
+    }
+
+    /// An older list, as a state folder may have it.
+    #[test]
+    fn a_list_of_another_version_counts_for_nothing() {
+        let mut bytes = b"rbuild files 1\n\0".to_vec();
+        bytes.extend(0_u64.to_le_bytes());
+        let check = Digest::of(&bytes);
+        bytes.extend(check.as_bytes());
+        assert!(List::read(bytes, SnapshotId::random()).is_none());
     }
 }

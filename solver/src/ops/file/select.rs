@@ -44,9 +44,14 @@ impl Selection {
 
     /// [`Selection::items`], to be taken by their numbers.
     pub(super) fn numbered(&self) -> Vec<&Item> {
-        let mut all = Vec::with_capacity(self.pieces.iter().map(Vec::len).sum());
+        let mut all = Vec::with_capacity(self.number());
         all.extend(self.items());
         all
+    }
+
+    /// How many [`Selection::items`] there are.
+    pub(super) fn number(&self) -> usize {
+        self.pieces.iter().map(Vec::len).sum()
     }
 }
 
@@ -395,8 +400,12 @@ impl Walk<'_> {
                 unread.push(number);
             }
         }
-        let (read, below) =
-            rayon::join(|| self.read(&items, &unread), || self.below_each(&items, &inside));
+        // For little, waking a second thread costs more than it does.
+        let (read, below) = if inside.is_empty() || unread.is_empty() {
+            (self.read(&items, &unread), self.below_each(&items, &inside))
+        } else {
+            rayon::join(|| self.read(&items, &unread), || self.below_each(&items, &inside))
+        };
         for (number, (digest, metadata)) in unread.into_iter().zip(read?) {
             items[number].be_read(digest, metadata);
         }
@@ -406,12 +415,18 @@ impl Walk<'_> {
     /// The bytes of those of `items` that are `unread`: each may be large.
     fn read(&self, items: &[Item], unread: &[usize]) -> Result<Vec<(Digest, Metadata)>, FileError> {
         let read = |number: &usize| Ok(self.memo.digest(self.view, &items[*number].entry)?);
-        unread.par_iter().map(read).collect()
+        match unread {
+            [] | [_] => unread.iter().map(read).collect(),
+            unread => unread.par_iter().map(read).collect(),
+        }
     }
 
     fn below_each(&self, items: &[Item], inside: &[Inside]) -> Result<Vec<Pieces>, FileError> {
         let below = |inside: &Inside| self.below(&items[inside.number].entry, &inside.said);
-        inside.par_iter().map(below).collect()
+        match inside {
+            [] | [_] => inside.iter().map(below).collect(),
+            inside => inside.par_iter().map(below).collect(),
+        }
     }
 
     /// What `entry` is; of a file that is not known, all but its bytes.

@@ -89,8 +89,31 @@ impl<'a> Memos<'a> {
         Ok(memo)
     }
 
+    /// What was learned by them.
+    pub(super) fn learned(self) -> Learned {
+        Learned(self.open.into_iter().map(|(_, memo)| memo).collect())
+    }
+}
+
+/// What a plan learned of the files of contexts, for later builds.
+#[derive(Debug, Default)]
+pub(super) struct Learned(Vec<Arc<FileMemo>>);
+
+impl Learned {
+    /// Writes it down.
     pub(super) fn save(&self) {
-        self.open.iter().for_each(|(_, memo)| save(memo));
+        self.0.iter().for_each(|memo| save(memo));
+    }
+
+    /// Writes it down while `work` is done.
+    pub(super) fn save_beside<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.0.iter().any(|memo| memo.has_news()) {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.save());
+            work()
+        })
     }
 }
 

@@ -124,10 +124,10 @@ impl Place {
 
     pub(super) fn run(&self, actions: Vec<FileAction>) -> Result<(), FileError> {
         let plan = self.plan(actions)?;
-        for (path, digest) in plan.write(self.layer.path(), None)?.digests {
+        for (path, file) in plan.write(self.layer.path(), None)?.files {
             let path = self.layer.path().join(path);
             if fs::symlink_metadata(&path).unwrap().is_file() {
-                assert_eq!(Digest::of(fs::read(path).unwrap()), digest);
+                assert_eq!(Digest::of(fs::read(path).unwrap()), file.digest);
             }
         }
         Ok(())
@@ -575,6 +575,63 @@ fn what_did_not_change_is_linked_from_the_last_result() {
     let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
     plan.execute(place.layer.path()).unwrap();
     assert_ne!(file(&place.layer(), "f0").inode, file(&second, "f0").inode);
+}
+
+/// A file of the store that was written to, or written anew, since it was listed.
+#[test]
+fn only_what_a_layer_was_committed_with_is_linked_from_it() {
+    let names: Vec<String> = (0..60).map(|number| format!("d/f{number}={number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let check = |change: &dyn Fn(&Path), is_linked: bool| {
+        let Some(place) = Place::new(&[], &names) else { return };
+        let commit = |state: &StateFolder| {
+            let plan = place.plan(vec![FileAction::Copy(copy(&["d"], "/x"))]).unwrap();
+            let snapshot = plan.commit(state, &Reads::default(), Sharing::Allowed).unwrap();
+            state.snapshots().folder(&snapshot.id)
+        };
+        let first = commit(&place.state);
+        let file = first.join("x/f7");
+        let linked = fs::File::open(&file).unwrap();
+        change(&file);
+        fs::write(place.context.path().join("d/f2"), "changed").unwrap();
+        // As a later build: this process would trust what it made.
+        let later = StateFolder::open(place._state_folder.path().join("state")).unwrap();
+        let second = commit(&later);
+        let expected: Vec<String> = (0..60)
+            .map(|number| if number == 2 { "changed".into() } else { number.to_string() })
+            .collect();
+        for (number, expected) in expected.iter().enumerate() {
+            let bytes = fs::read_to_string(second.join(format!("x/f{number}"))).unwrap();
+            assert_eq!(bytes, *expected);
+        }
+        let inode = |file: &fs::File| Metadata::of(file.file()).unwrap().inode;
+        let now = fs::File::open(second.join("x/f7")).unwrap();
+        if is_linked {
+            assert_eq!(inode(&now), inode(&fs::File::open(&file).unwrap()));
+        } else {
+            assert_ne!(inode(&now), inode(&linked));
+        }
+        let id = later.snapshots().list().unwrap();
+        assert!(id.iter().all(|id| later.snapshots().get(id).unwrap().is_some()));
+    };
+    check(&|_| (), true);
+    check(&|file| fs::write(file, "X").unwrap(), false);
+    check(&|file| fs::write(file, "").unwrap(), false);
+    check(&|file| fs::remove_file(file).unwrap(), false);
+    check(&|file| fs::set_permissions(file, PermissionsExt::from_mode(0o600)).unwrap(), false);
+    // As a program that copies whole stores leaves it.
+    let anew = |file: &Path| {
+        let before = Metadata::of(fs::File::open(file).unwrap().file()).unwrap();
+        let copy = file.with_extension("copy");
+        fs::copy(file, &copy).unwrap();
+        rbuild_cache::metadata::set_modified(
+            fs::File::open(&copy).unwrap().file(),
+            before.modified,
+        )
+        .unwrap();
+        fs::rename(&copy, file).unwrap();
+    };
+    check(&anew, true);
 }
 
 /// Folders, files and names of the context that somebody swaps for links to elsewhere all the
