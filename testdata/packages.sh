@@ -9,7 +9,7 @@ set -euo pipefail
 declare -A package=(
   [cc]="gcc libc6-dev" [curl]="curl ca-certificates" [python3]=python3 [git]=git [openssl]=openssl
   [busybox]=busybox-static [mmdebstrap]=mmdebstrap [docker-registry]=docker-registry
-  [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [runc]=runc [buildah]=buildah [setpriv]=util-linux
+  [skopeo]=skopeo [umoci]=umoci [podman]=podman [dockerd]=docker.io [containerd]=containerd [ctr]=containerd [runc]=runc [buildah]=buildah [setpriv]=util-linux
   [newuidmap]=uidmap [pasta]=passt [slirp4netns]=slirp4netns [ssh-agent]=openssh-client [strace]=strace
   [qemu-system-x86_64]="qemu-system-x86 seabios ipxe-qemu" [mkfs.ext4]=e2fsprogs [modprobe]=kmod [cpio]=cpio
   [qemu-system-aarch64]="qemu-system-arm ipxe-qemu" [aarch64-linux-gnu-gcc]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"

@@ -34,8 +34,9 @@ use crate::remote_cache::inline::{self, InlineKeys};
 use crate::request::AnnotationSubject;
 
 pub use attestation::{Attestation, AttestationPlace};
+pub(crate) use fetch::bring_ready;
 pub use fetch::{fetch_layers, snapshots};
-pub use layer::{ComingBlob, ComingLayer, LayerWatcher};
+pub use layer::{ComingBlob, ComingLayer, LayerWatcher, ReadyLayer};
 pub(crate) use layer::{LayerDescription, StepBlob, pack_last, step_blob};
 pub use options::ImageOptions;
 

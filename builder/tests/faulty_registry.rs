@@ -76,6 +76,8 @@ struct Shared {
     fault: Box<Fault>,
     contents: Mutex<Contents>,
     asked: Mutex<Vec<Asked>>,
+    /// The bodies of requests that were answered in its place.
+    taken: Mutex<Vec<(String, Vec<u8>)>>,
     host: String,
 }
 
@@ -98,6 +100,7 @@ impl FaultyRegistry {
             fault: Box::new(fault),
             contents: Mutex::default(),
             asked: Mutex::default(),
+            taken: Mutex::default(),
             host: host.clone(),
         });
         let serving = Arc::clone(&shared);
@@ -185,6 +188,13 @@ impl FaultyRegistry {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// The bodies of the requests for `path` that were answered in its place.
+    pub(crate) fn taken(&self, path: &str) -> Vec<Vec<u8>> {
+        let taken = self.shared.taken.lock().unwrap();
+        let meant = taken.iter().filter(|(asked, _)| asked == path);
+        meant.map(|(_, body)| body.clone()).collect()
+    }
+
     /// How often the bytes of blobs were asked for.
     pub(crate) fn blob_requests(&self) -> usize {
         self.asked().iter().filter(|asked| asked.is_blob()).count()
@@ -257,7 +267,10 @@ impl Shared {
                 let (status, headers, body) = right();
                 (status, headers, body, None)
             }
-            Some(Reply::Answer { status, headers, body }) => (status, headers, body, None),
+            Some(Reply::Answer { status, headers, body: answer }) => {
+                self.taken.lock().unwrap().push((asked.path.clone(), body));
+                (status, headers, answer, None)
+            }
             Some(Reply::CutAfter(length)) => {
                 let (status, headers, body) = right();
                 (status, headers, body, Some(length))

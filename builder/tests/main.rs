@@ -2,8 +2,9 @@
 //! that its users have.
 //!
 //! `rbuild`, `base`, `registry`, `token_server`, `faulty_registry`, `git_repository`, `podman`,
-//! `docker`, `archive`, `figure` and `soak` are the hands; every other module holds tests. A test that
-//! lacks something it needs (root, a program, the network) says so on stderr and passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
+//! `docker`, `containerd`, `archive`, `figure` and `soak` are the hands; every other module holds
+//! tests. A test that lacks something it needs (root, a program, the network) says so on stderr and
+//! passes, unless `RBUILD_TESTS=complete` is set, as it is in CI.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
@@ -13,6 +14,7 @@
 
 mod archive;
 mod base;
+mod containerd;
 mod docker;
 mod faulty_registry;
 mod figure;

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use rbuild_cache::oci::{ImageRef, Manifest};
-use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
 use super::attributes::Attributes;
-use super::engine::Loading;
+use super::engine::{Engine, Loading, Streaming};
 use super::{Around, ExportError, Exported, Exporter, ImageArchive};
 use super::{blocking, created, layout, write_into_tar, write_whole};
-use crate::image::{AttestationPlace, BuiltImage, ImageOptions, WrittenImage};
+use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, LayerWatcher, WrittenImage};
 use crate::request::{BuildRequest, Destination, EngineSettings, UsageError};
 
 /// Writes archives for `docker load`.
@@ -53,17 +53,33 @@ fn documents(written: &WrittenImage, around: &Around) -> Result<(Manifest, Vec<u
 }
 
 impl DockerExporter {
+    /// Hands the image to an engine, layer by layer while they are packed.
     async fn load(
         &self,
         built: &[BuiltImage],
         around: &Around,
     ) -> Result<WrittenImage, ExportError> {
+        let (images, task) = (&around.images, &around.task);
         // Engines keep nothing beside an image. It goes there as it is without.
         let attestations = AttestationPlace::Referrer;
         let options = ImageOptions { attestations, ..self.options.clone() };
-        let written = write_whole(built, &options, around).await?;
-        let context = self.context.as_deref();
-        self.loading(&written, around)?.load(context, &self.engines, &around.task).await?;
+        let engine = Engine::find(self.context.as_deref(), &self.engines).await?;
+        let (watcher, layers) = mpsc::unbounded_channel();
+        let (finished, image) = oneshot::channel();
+        let writing = async {
+            let watcher = Some(LayerWatcher::Ready(watcher));
+            let written = image::write_watched(images, built, &options, watcher, task).await?;
+            // Who does not listen any more has failed, and says why.
+            let _ = finished.send(self.loading(&written, around)?);
+            Ok::<_, ExportError>(written)
+        };
+        let streaming = engine.stream(Streaming { layers, image }, around);
+        let (written, (sent, left_out)) = tokio::try_join!(writing, streaming)?;
+        if left_out > 0 && sent.answer.is_err() {
+            image::fetch_layers(images, &written, task).await?;
+        }
+        let loading = self.loading(&written, around)?;
+        engine.finish(&loading, (sent, left_out), images.state(), task).await?;
         Ok(written)
     }
 
@@ -95,16 +111,8 @@ impl DockerExporter {
 
     fn loading(&self, written: &WrittenImage, around: &Around) -> Result<Loading, ExportError> {
         let (manifest, config) = documents(written, around)?;
-        let parsed: Value = serde_json::from_slice(&config).map_err(io::Error::other)?;
-        let ids = parsed["rootfs"]["diff_ids"].as_array().map_or(&[][..], Vec::as_slice);
-        Ok(Loading {
-            manifest,
-            root: written.root.clone(),
-            diff_ids: ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect(),
-            config,
-            names: self.names.clone(),
-            state: around.images.state().clone(),
-        })
+        let (root, names) = (written.root.clone(), self.names.clone());
+        Ok(Loading { manifest, root, config, names })
     }
 
     fn archive(

@@ -47,8 +47,17 @@ impl<W: Write> LayoutTar<W> {
         Ok(Self { tar, written: BTreeSet::new(), piece: Vec::new() })
     }
 
+    /// Hands on what is written so far.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.tar.get_mut().flush()
+    }
+
     /// Adds a blob, which is checked on the way.
-    fn blob(&mut self, state: &StateFolder, blob: &Descriptor) -> Result<(), ExportError> {
+    pub(super) fn blob(
+        &mut self,
+        state: &StateFolder,
+        blob: &Descriptor,
+    ) -> Result<(), ExportError> {
         if !self.written.insert(blob.digest) {
             return Ok(());
         }

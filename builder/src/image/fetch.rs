@@ -10,7 +10,7 @@ use rbuild_solver::progress::Task;
 use rbuild_solver::remote_cache;
 use rbuild_solver::tree::{Tree, TreeLayer};
 
-use super::{ImageError, WrittenImage, blocking};
+use super::{ImageError, ReadyLayer, WrittenImage, blocking};
 use crate::image_source::Images;
 use crate::layer_arrival;
 
@@ -31,6 +31,17 @@ pub async fn fetch_layers(
     let missing: Vec<_> = missing.collect();
     futures::stream::iter(missing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Ok(())
+}
+
+/// Brings the blob of `layer` here, if it is not.
+pub(crate) async fn bring_ready(
+    images: &Images,
+    layer: &ReadyLayer,
+    task: &Task,
+) -> Result<(), ImageError> {
+    let Some(location) = &layer.location else { return Ok(()) };
+    let unchecked = layer.unchecked.then_some(layer.diff_id);
+    bring(images, &layer.descriptor, location, unchecked, task).await
 }
 
 /// Brings a layer here. One that is `unchecked` must be the layer with that diff id.

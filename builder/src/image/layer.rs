@@ -54,6 +54,8 @@ pub(crate) struct StepBlob {
 pub enum LayerWatcher {
     /// Of those that have to be compressed, as they begin.
     New(UnboundedSender<Growing>),
+    /// Of all, in no order, when all is known about them; they stay where they are.
+    Ready(UnboundedSender<ReadyLayer>),
     /// Of all, in no order. Those that are elsewhere are brought here for it.
     All(UnboundedSender<ComingLayer>),
 }
@@ -65,6 +67,21 @@ pub struct ComingLayer {
     pub place: (usize, usize),
     /// Its blob.
     pub blob: ComingBlob,
+}
+
+/// A layer of an image that is being written, when all is known about it.
+#[derive(Clone, Debug)]
+pub struct ReadyLayer {
+    /// Which of the image's layers it is, from 0 up.
+    pub position: usize,
+    /// Its blob.
+    pub descriptor: Descriptor,
+    /// What it unpacks to.
+    pub diff_id: DiffId,
+    /// Where its blob can be fetched, if that may not be here.
+    pub location: Option<String>,
+    /// Nobody has looked whether the blob is what its record says.
+    pub unchecked: bool,
 }
 
 /// The blob of a [`ComingLayer`].
@@ -218,6 +235,16 @@ impl<'a> Layers<'a> {
             TreeLayer::Snapshot(snapshot) => self.of_step(snapshot, lower, position).await?,
             TreeLayer::Remote(remote) => self.of_remote(remote, lower, position).await?,
         };
+        if let Some((LayerWatcher::Ready(watcher), _)) = self.watcher {
+            // When nobody listens, it is only written.
+            let _ = watcher.send(ReadyLayer {
+                position,
+                descriptor: written.descriptor.clone(),
+                diff_id: written.exported.diff_id,
+                location: written.location.clone(),
+                unchecked: written.unchecked,
+            });
+        }
         if let Some((LayerWatcher::All(watcher), image)) = self.watcher {
             if let Some(location) = written.location.take() {
                 let unchecked = written.unchecked.then_some(written.exported.diff_id);
@@ -353,6 +380,7 @@ impl<'a> Layers<'a> {
             // When nobody listens, it is only stored.
             watch.begun = Some(Box::new(move |growing| match watcher {
                 LayerWatcher::New(watcher) => drop(watcher.send(growing)),
+                LayerWatcher::Ready(_) => {}
                 LayerWatcher::All(watcher) => {
                     let blob = ComingBlob::Growing(growing);
                     drop(watcher.send(ComingLayer { place: (image, position), blob }));

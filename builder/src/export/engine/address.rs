@@ -11,7 +11,7 @@ use crate::request::EngineSettings;
 
 /// Where an engine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(in crate::export) enum Address {
     /// `unix:///run/docker.sock`
     Unix(PathBuf),
     /// `tcp://host:2375`

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use rbuild_cache::state::StateFolder;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::super::ImageArchive;
 use super::address::Address;
+use super::{Sent, Writing};
 use crate::registry::hosts::{KeyPair, OwnRegistry};
 use crate::registry::tls::{self, HostCertificates};
 
 /// Speaks to one engine.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::export) struct Client {
     http: reqwest::Client,
     base: String,
     /// It is podman, whose answers are Docker's.
@@ -92,19 +91,12 @@ impl Client {
         if status.is_success() { Ok(()) } else { Err(format!("`{path}`: {status}")) }
     }
 
-    /// Sends an archive to be loaded. Gives how many bytes that were, and what the engine said was
-    /// wrong, if anything.
-    pub(super) async fn load(
-        &self,
-        archive: ImageArchive,
-        state: &StateFolder,
-    ) -> Result<(u64, Result<(), String>), String> {
+    /// Sends an archive to be loaded, while `write` writes it.
+    pub(super) async fn load(&self, write: Writing) -> Result<Sent, String> {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(8);
-        let state = state.clone();
         let writing = tokio::task::spawn_blocking(move || {
             let mut out = Pieces { sender, piece: Vec::new(), sent: 0 };
-            let written = archive.write(&state, &mut out).map(drop);
-            let written = written.map_err(|error| error.to_string());
+            let written = write(&mut out).map_err(|error| error.to_string());
             let written = written.and_then(|()| out.flush().map_err(|error| error.to_string()));
             if written.is_err() {
                 // The request ends with an error instead of an archive that looks whole.
@@ -127,13 +119,13 @@ impl Client {
             Ok::<_, String>((status, bytes))
         };
         let (answer, writing) = tokio::join!(answer, writing);
-        let (sent, written) = writing.map_err(|error| error.to_string())?;
-        let (status, bytes) = match (answer, written) {
+        let (bytes, written) = writing.map_err(|error| error.to_string())?;
+        let (status, said_so) = match (answer, written) {
             (Ok(answer), _) => answer,
             // The engine that went away is the cause of what could not be written to it.
             (Err(reason), Ok(()) | Err(_)) => return Err(reason),
         };
-        Ok((sent, said(status.is_success(), &bytes)))
+        Ok(Sent { bytes, answer: said(status.is_success(), &said_so) })
     }
 }
 
@@ -181,6 +173,9 @@ impl Write for Pieces {
 
     fn flush(&mut self) -> io::Result<()> {
         let piece = std::mem::take(&mut self.piece);
+        if piece.is_empty() {
+            return Ok(());
+        }
         let size = piece.len() as u64;
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the engine reads no further");
         self.sender.blocking_send(Ok(piece.into())).map_err(gone)?;

@@ -4,103 +4,86 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 
-use rbuild_cache::state::StateFolder;
+use rbuild_cache::oci::ImageRef;
 use serde_json::Value;
 
-use super::super::{ExportError, ImageArchive, blocking};
 use super::address::Address;
-use super::{Loading, Report, podman as podman_engine};
-use crate::request::EngineSettings;
+use super::{Sent, Writing};
+use crate::export::{ExportError, blocking};
 
-/// Loads into podman, of which only the layers travel that it lacks; nothing if it is not installed.
-pub(super) async fn podman(
-    image: &Loading,
-    settings: &EngineSettings,
-) -> Result<Option<Report>, ExportError> {
-    let (image, root) = (image.clone(), settings.root);
-    blocking(move || load_podman(&image, root)).await
+/// Whether podman is installed.
+pub(super) fn has_podman() -> bool {
+    let asked = Command::new("podman").arg("--version").stdin(Stdio::null()).output();
+    !asked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-fn load_podman(image: &Loading, root: bool) -> Result<Option<Report>, ExportError> {
-    let podman = |arguments: &[&str]| {
-        let mut command = Command::new("podman");
-        command.args(arguments);
-        if !root {
-            // rbuild has entered the user's namespace already; podman is not to enter another.
-            command.env("_CONTAINERS_USERNS_CONFIGURED", "done");
-        }
-        command
-    };
-    let listed = podman(&["images", "--quiet", "--no-trunc"]).stdin(Stdio::null()).output();
-    let listed = match listed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        listed => listed?,
-    };
-    let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let ids: BTreeSet<&str> = ids.lines().collect();
-    let mut known = BTreeSet::new();
-    if !ids.is_empty() {
-        let mut inspect = podman(&["image", "inspect"]);
-        let shown = inspect.args(&ids).stdin(Stdio::null()).output()?;
-        let images: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
-        for image in images.as_array().map_or(&[][..], Vec::as_slice) {
-            known.extend(podman_engine::of_image(image));
-        }
+fn podman(root: bool, arguments: &[&str]) -> Command {
+    let mut command = Command::new("podman");
+    command.args(arguments).stdin(Stdio::null());
+    if !root {
+        // rbuild has entered the user's namespace already; podman is not to enter another.
+        command.env("_CONTAINERS_USERNS_CONFIGURED", "done");
     }
-    let known: Vec<String> = known
-        .into_iter()
-        .map(|id| if id.contains(':') { id } else { format!("sha256:{id}") })
-        .collect();
-    let left_out = podman_engine::left_out(image, &known.into_iter().collect());
-    let mut archive = image.oci_archive();
-    archive.leave_out(&left_out);
-    let load = || podman(&["load", "--quiet"]);
-    let (mut sent, mut answer) = pipe(load(), &archive, &image.state)?;
-    let mut count = left_out.len();
-    if answer.is_err() && count > 0 {
-        let (more, second) = pipe(load(), &image.oci_archive(), &image.state)?;
-        (sent, answer, count) = (sent + more, second, 0);
-    }
-    answer.map_err(|reason| ExportError::Load(format!("podman: {reason}")))?;
-    if let Some((first, others)) = image.names.split_first() {
-        for name in others {
-            let mut tag = podman(&["tag", &first.to_string(), &name.to_string()]);
-            let tagged = tag.stdin(Stdio::null()).output()?;
-            if !tagged.status.success() {
-                let reason = String::from_utf8_lossy(&tagged.stderr).trim().to_owned();
-                return Err(ExportError::Load(format!("podman: {reason}")));
-            }
-        }
-    }
-    Ok(Some(Report { sent, left_out: count }))
+    command
 }
 
-/// Loads all of it with `docker load`, which knows how to get to `address`.
-pub(super) async fn docker(image: &Loading, address: &Address) -> Result<Report, ExportError> {
-    let (image, host) = (image.clone(), address.to_string());
+/// What podman says of its images.
+pub(super) async fn podman_images(root: bool) -> Result<Vec<Value>, ExportError> {
     blocking(move || {
-        let mut command = Command::new("docker");
-        command.args(["--host", &host, "load", "--quiet"]);
-        let piped = pipe(command, &image.docker_archive(), &image.state);
-        let (sent, answer) = piped.map_err(|error| match error {
-            ExportError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-                ExportError::Load(format!("{host} needs the program `docker`, which is not here"))
-            }
-            other => other,
-        })?;
-        answer.map_err(|reason| ExportError::Load(format!("docker at {host}: {reason}")))?;
-        Ok(Report { sent, left_out: 0 })
+        let listed = podman(root, &["images", "--quiet", "--no-trunc"]).output()?;
+        let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let ids: BTreeSet<&str> = ids.lines().collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shown = podman(root, &["image", "inspect"]).args(&ids).output()?;
+        // Without an answer nothing is left out.
+        Ok(serde_json::from_slice(&shown.stdout).unwrap_or_default())
     })
     .await
 }
 
-/// Writes the archive into a program. Gives how many bytes that were, and what the program said when
-/// it failed.
-fn pipe(
-    mut command: Command,
-    archive: &ImageArchive,
-    state: &StateFolder,
-) -> Result<(u64, Result<(), String>), ExportError> {
+/// Loads an archive into podman.
+pub(super) async fn podman_load(root: bool, writing: Writing) -> Result<Sent, ExportError> {
+    blocking(move || pipe(podman(root, &["load", "--quiet"]), writing)).await
+}
+
+/// Gives podman's image `name` the name `other` too.
+pub(super) async fn podman_tag(
+    root: bool,
+    name: &ImageRef,
+    other: &ImageRef,
+) -> Result<(), ExportError> {
+    let (name, other) = (name.to_string(), other.to_string());
+    blocking(move || {
+        let tagged = podman(root, &["tag", &name, &other]).output()?;
+        if tagged.status.success() {
+            return Ok(());
+        }
+        let reason = String::from_utf8_lossy(&tagged.stderr).trim().to_owned();
+        Err(ExportError::Load(format!("podman: {reason}")))
+    })
+    .await
+}
+
+/// Loads an archive with `docker load`, which knows how to get to `address`.
+pub(super) async fn docker_load(address: &Address, writing: Writing) -> Result<Sent, ExportError> {
+    let host = address.to_string();
+    blocking(move || {
+        let mut command = Command::new("docker");
+        command.args(["--host", &host, "load", "--quiet"]);
+        pipe(command, writing).map_err(|error| match error {
+            ExportError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                ExportError::Load(format!("{host} needs the program `docker`, which is not here"))
+            }
+            other => other,
+        })
+    })
+    .await
+}
+
+/// Writes an archive into a program.
+fn pipe(mut command: Command, writing: Writing) -> Result<Sent, ExportError> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut engine = command.spawn()?;
     let stdin = engine.stdin.take().expect("it is piped");
@@ -113,17 +96,17 @@ fn pipe(
         said
     });
     let mut out = Counted { out: io::BufWriter::with_capacity(256 << 10, stdin), sent: 0 };
-    let written = archive.write(state, &mut out).and_then(|out| Ok(out.flush()?));
-    let sent = out.sent;
+    let written = writing(&mut out).and_then(|()| Ok(out.flush()?));
+    let bytes = out.sent;
     // Closing the pipe at the end tells the engine that it has all.
     drop(out);
     let status = engine.wait()?;
     let said = said.join().unwrap_or_default();
     if !status.success() {
-        return Ok((sent, Err(said.trim().to_owned())));
+        return Ok(Sent { bytes, answer: Err(said.trim().to_owned()) });
     }
     written?;
-    Ok((sent, Ok(())))
+    Ok(Sent { bytes, answer: Ok(()) })
 }
 
 struct Counted<W> {
