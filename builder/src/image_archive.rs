@@ -46,6 +46,9 @@ pub enum ArchiveError {
     /// It ends too early.
     #[error("the archive is cut short")]
     Truncated,
+    /// It ends before it has begun.
+    #[error("it is not an archive of images, but {0}")]
+    NoTar(&'static str),
     /// It is no tar, or a wrong one.
     #[error("it is not an archive of images: {0}")]
     Tar(TarError),
@@ -108,6 +111,9 @@ impl ArchiveError {
             Self::Truncated => Some("save it again; nothing of it was loaded"),
             Self::NoImages => {
                 Some("`docker import` takes the tar of a file system; rbuild does not")
+            }
+            Self::NoTar(_) => {
+                Some("`docker save`, `podman save`, skopeo and `rbuild save` write such archives")
             }
             Self::Missing(_) | Self::DiffId { .. } => Some("save it again; nothing was loaded"),
             _ => None,

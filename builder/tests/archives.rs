@@ -297,6 +297,10 @@ fn wrong_archives_are_refused_and_leave_no_name() {
     fs_err::write(&bad, "not an archive, but long enough to be a block of one\n".repeat(20))
         .unwrap();
     check(&["not an archive of images"]);
+    for (short, said) in [("", "but empty"), ("hello\n", "but too short for a tar")] {
+        fs_err::write(&bad, short).unwrap();
+        check(&["not an archive of images", said, "docker save"]);
+    }
     tar(&bad, &[("etc/passwd", b"root")]);
     check(&["neither `index.json` nor `manifest.json`", "docker import"]);
     with(&|files| drop(files.remove(&blob(&layer))));

@@ -76,8 +76,11 @@ fn refused(bytes: &[u8], flags: &[&str], text: &str) {
 fn bytes_are_limited_however_they_are_packed() {
     let more = "it has more than 67108864 bytes: `--limit archive-size=N`";
     let flags = ["--limit", "archive-size=64m"];
-    // Zeros are the end of a tar; what comes behind it is read to the end all the same.
-    refused(&gzip_of_zeros(256 << 20), &flags, more);
+    // Zeros are the end of a tar: what comes behind it is not read where nothing came before, and to
+    // the end where something did.
+    refused(&gzip_of_zeros(256 << 20), &flags, "not an archive of images, but empty");
+    let begun = tar(&["x=1"]);
+    refused(&[gzip(&begun), gzip_of_zeros(256 << 20)].concat(), &flags, more);
     let start = block(b'0', b"blobs/sha256/x", b"", 256 << 20, 0o644);
     refused(&[gzip(&start), gzip_of_zeros(256 << 20)].concat(), &flags, more);
     // A hole of 8 GB that takes up 1 KB.

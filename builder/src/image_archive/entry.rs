@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use rbuild_cache::digest::{DiffId, Digest, Hashing};
 use rbuild_cache::layer::compress::{Compression, Compressor, Format, decompress};
-use rbuild_cache::layer::tar_reader::{FilePiece, TarKind, TarReader};
+use rbuild_cache::layer::tar_reader::{FilePiece, TarError, TarKind, TarReader};
 use rbuild_cache::limits::{Bounded, Limit, Limits, depth};
 use rbuild_cache::state::StateFolder;
 
@@ -51,7 +51,11 @@ impl Entries {
         let stream = Bounded::new(decompress(stream)?, limits, Limit::ArchiveSize);
         let mut archive = Archive { tar: TarReader::new(stream), limits, unpacked: 0 };
         let mut count = 0;
-        while let Some(entry) = archive.tar.next_entry()? {
+        while let Some(entry) = archive.tar.next_entry().map_err(|error| match error {
+            // Less than one header.
+            TarError::Truncated if count == 0 => ArchiveError::NoTar("too short for a tar"),
+            other => other.into(),
+        })? {
             count += 1;
             limits.check(Limit::ArchiveFiles, count)?;
             limits.check(Limit::PathDepth, depth(&entry.path))?;
@@ -79,6 +83,9 @@ impl Entries {
                 | TarKind::CharDevice(..)
                 | TarKind::BlockDevice(..) => {}
             }
+        }
+        if count == 0 {
+            return Err(ArchiveError::NoTar("empty"));
         }
         // A compressed archive that is cut short says so only at its end.
         archive.tar.drain()?;
