@@ -8,6 +8,7 @@ use super::{print, run_async, settings};
 use crate::cli::{GlobalArgs, LoginArgs, LogoutArgs};
 use crate::error::{BuildError, ErrorKind, Problem};
 use crate::registry::Registry;
+use crate::registry::login::host_meant;
 use crate::request::{Environment, UsageError};
 
 /// Where docker logs in when no registry is named.
@@ -23,7 +24,7 @@ pub(super) fn login(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let settings = settings(global, environment)?;
-    let host = arguments.registry.as_deref().unwrap_or(DOCKER_HUB);
+    let host = arguments.registry.as_deref().map_or(DOCKER_HUB, host_meant);
     let username = match &arguments.username {
         Some(username) => username.clone(),
         None if arguments.password_stdin => {
@@ -55,7 +56,7 @@ pub(super) fn logout(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let settings = settings(global, environment)?;
-    let host = arguments.registry.as_deref().unwrap_or(DOCKER_HUB);
+    let host = arguments.registry.as_deref().map_or(DOCKER_HUB, host_meant);
     let registry = Registry::new(settings.registry);
     let erased =
         run_async(async { registry.logout(host).await.map_err(|e| BuildError::fault(&e)) })?;

@@ -148,6 +148,10 @@ impl Cause {
                 "`rbuild login HOST` stores credentials; check the repository's name and your rights"
             }
             Self::NotFound(_) => "check the name and the tag",
+            Self::Credentials(CredentialsError::Helper { .. }) => {
+                "`credHelpers` and `credsStore` in docker's `config.json` or podman's `auth.json` name \
+                 it: install the program, or take its entry out"
+            }
             Self::Later(_) => "log in for a higher limit, use a mirror, or try again later",
             Self::Damaged { .. } => "a proxy or the registry's disk may be at fault; try again",
             Self::Status { .. }

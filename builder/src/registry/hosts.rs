@@ -160,6 +160,11 @@ impl Hosts {
                 break;
             }
         }
+        // Those of the user come last, and hold; those of the machine count beside a file of the
+        // user's, too.
+        for path in settings.podman_registries.iter().rev() {
+            add_drop_ins(path, &mut hosts.podman)?;
+        }
         for path in &settings.docker_daemon {
             let Some(text) = read(path, false)? else { continue };
             let file: DockerFile = serde_json::from_str(&text).map_err(|e| syntax(path, &e))?;
@@ -350,23 +355,27 @@ fn hosts_of_own_file(path: &Path, text: &str) -> Result<BTreeMap<String, OwnRegi
 }
 
 fn podman_rules(path: &Path, text: &str) -> Result<Vec<PodmanRegistry>, HostsError> {
-    let parse =
-        |path: &Path, text: &str| toml::from_str::<PodmanFile>(text).map_err(|e| syntax(path, &e));
-    let mut rules = parse(path, text)?.registry;
+    let file: PodmanFile = toml::from_str(text).map_err(|e| syntax(path, &e))?;
+    Ok(file.registry)
+}
+
+/// Adds what stands in the folder beside `path`, whether that file exists or not. A rule replaces an
+/// earlier one for the same.
+fn add_drop_ins(path: &Path, rules: &mut Vec<PodmanRegistry>) -> Result<(), HostsError> {
     let mut folder = path.as_os_str().to_owned();
     folder.push(".d");
-    let Ok(entries) = fs_err::read_dir(PathBuf::from(folder)) else { return Ok(rules) };
+    let Ok(entries) = fs_err::read_dir(PathBuf::from(folder)) else { return Ok(()) };
     let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "conf"));
     files.sort();
     for file in files {
         let Some(text) = read(&file, false)? else { continue };
-        for rule in parse(&file, &text)?.registry {
+        for rule in podman_rules(&file, &text)? {
             rules.retain(|old| old.name() != rule.name());
             rules.push(rule);
         }
     }
-    Ok(rules)
+    Ok(())
 }
 
 /// The text of `path`; nothing when it does not exist and need not.
@@ -459,6 +468,35 @@ mod tests {
                       [[registry.mirror]]\nlocation = 'm.n'\ninsecure = true";
         check("", podman, "", "a.b/c/d", "[HttpsUnverified, Http] m.n/d; [Https] x.y/z/d");
         check("", podman, "", "a.b/cc", "[Https] a.b/cc");
+    }
+
+    #[test]
+    fn podmans_drop_ins_of_machine_and_user_are_read_beside_either_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> =
+            ["user/r.conf", "machine/r.conf"].iter().map(|name| folder.path().join(name)).collect();
+        let rule =
+            |from: &str, to: &str| format!("[[registry]]\nprefix = '{from}'\nlocation = '{to}'\n");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text).unwrap();
+        };
+        let check = |image: &str, expected: &str| {
+            let podman_registries = files.clone();
+            let settings = RegistrySettings { podman_registries, ..RegistrySettings::default() };
+            let hosts = Hosts::load(&settings).unwrap();
+            assert_eq!(show(&hosts.pull_endpoints(&image.parse().unwrap()).unwrap()), expected);
+        };
+        write("machine/r.conf.d/1.conf", &rule("a.b", "machine.d"));
+        write("machine/r.conf.d/2.txt", "this is none");
+        check("a.b/x", "[Https] machine.d/x");
+        write("user/r.conf", &rule("a.b", "user"));
+        check("a.b/x", "[Https] machine.d/x");
+        write("user/r.conf.d/1.conf", &rule("a.b", "user.d"));
+        check("a.b/x", "[Https] user.d/x");
+        write("machine/r.conf.d/0.conf", &rule("c.d", "machine.d"));
+        check("c.d/x", "[Https] machine.d/x");
     }
 
     #[test]

@@ -11,6 +11,20 @@ use super::error::{Cause, RegistryError};
 use super::hosts::Endpoint;
 use super::transport::Call;
 
+/// The host that is meant by what people log in at: an address has one too, as in docker's own
+/// `https://index.docker.io/v1/` (docker/cli, `ConvertToHostname`).
+pub fn host_meant(text: &str) -> &str {
+    let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = match address {
+        Some(address) => address.split('/').next().unwrap_or(address),
+        None => text.trim_end_matches('/'),
+    };
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
 impl Registry {
     /// Logs in at `host` (`docker.io` for Docker Hub) and keeps the credential. Returns where.
     ///
@@ -51,11 +65,9 @@ impl Registry {
 
     fn endpoint_of(&self, host: &str) -> Result<Endpoint, Cause> {
         let not_a_host = || Cause::Protocol(format!("`{host}` is not the host of a registry"));
-        let name = host.strip_prefix("https://").or_else(|| host.strip_prefix("http://"));
-        let name = name.unwrap_or(host).trim_end_matches('/');
         // A host is whatever stands before the first slash of an image's name.
-        let image: ImageRef = format!("{name}/x").parse().map_err(|_| not_a_host())?;
-        if image.registry() != name {
+        let image: ImageRef = format!("{host}/x").parse().map_err(|_| not_a_host())?;
+        if image.registry() != host {
             return Err(not_a_host());
         }
         Ok(self.transport().hosts()?.push_endpoint(&image)?)
@@ -71,5 +83,22 @@ impl Registry {
             return Ok(());
         }
         Err(transport.failure(&call, response, "a registry").await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host() {
+        let check = |text: &str, expected: &str| assert_eq!(host_meant(text), expected);
+        check("ghcr.io", "ghcr.io");
+        check("localhost:5000/", "localhost:5000");
+        check("https://ghcr.io", "ghcr.io");
+        check("http://localhost:5000/v2/", "localhost:5000");
+        check("https://index.docker.io/v1/", "docker.io");
+        check("registry-1.docker.io", "docker.io");
+        check("ghcr.io/me", "ghcr.io/me");
     }
 }
