@@ -391,8 +391,9 @@ mod tests {
             assert_eq!(request(typed, &[]).unwrap_err().to_string(), expected);
         };
         let later = " is not there yet in this version of rbuild";
-        check("--sbom", &format!("`--sbom`{later}"));
-        check("--attest type=sbom", &format!("`--attest type=sbom`{later}"));
+        let no_scanner = " asks for a scanner of images, and rbuild has none";
+        check("--sbom", &format!("`--sbom`{no_scanner}"));
+        check("--attest type=sbom", &format!("`--attest type=sbom`{no_scanner}"));
         check("--on-error shell", &format!("`--on-error`{later}"));
         check("--report a.html", &format!("`--report`{later}"));
         check(

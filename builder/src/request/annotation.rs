@@ -38,23 +38,26 @@ pub(super) fn annotations(given: &[String]) -> Result<Vec<Annotation>, UsageErro
         let wrong = |reason: String| UsageError::value(FLAG, text, reason);
         let (name, value) =
             text.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE".into()))?;
-        // A colon may be in the key itself when what is before it names no type.
-        let (subjects, key) = match name.split_once(':') {
-            Some((types, key)) if types.split(',').all(names_a_subject) => (types, key),
-            _ => ("manifest", name),
-        };
+        let (subjects, key) = name.split_once(':').unwrap_or(("manifest", name));
         if key.is_empty() {
             return Err(wrong("its key is empty".into()));
         }
         for subject in subjects.split(',') {
             let (name, platform) = match subject.split_once('[') {
-                Some((name, platform)) => (name, platform.strip_suffix(']')),
+                Some((name, platform)) => {
+                    let platform = platform.strip_suffix(']');
+                    (name, Some(platform.ok_or_else(|| wrong("`]` is missing".into()))?))
+                }
                 None => (subject, None),
             };
             let platform = platform.map(str::parse).transpose();
             annotations.push(Annotation {
-                subject: subject_named(name)
-                    .ok_or_else(|| wrong(format!("`{name}` takes no annotations")))?,
+                subject: subject_named(name).ok_or_else(|| {
+                    wrong(format!(
+                        "`{name}` is none of index, index-descriptor, manifest and \
+                         manifest-descriptor; a key with a colon has one of them before it"
+                    ))
+                })?,
                 platform: platform
                     .map_err(|error: rbuild_cache::oci::PlatformError| wrong(error.to_string()))?,
                 key: key.to_owned(),
@@ -63,10 +66,6 @@ pub(super) fn annotations(given: &[String]) -> Result<Vec<Annotation>, UsageErro
         }
     }
     Ok(annotations)
-}
-
-fn names_a_subject(text: &str) -> bool {
-    subject_named(text.split('[').next().unwrap_or(text)).is_some()
 }
 
 fn subject_named(name: &str) -> Option<AnnotationSubject> {
@@ -97,7 +96,7 @@ mod tests {
             assert_eq!(shown, expected, "{typed}");
         };
         check("k=v", &["ManifestNone k=v"]);
-        check("a:b=v", &["ManifestNone a:b=v"]);
+        check("manifest:a:b=v", &["ManifestNone a:b=v"]);
         check("index:k=v=w", &["IndexNone k=v=w"]);
         check("index,manifest:k=v", &["IndexNone k=v", "ManifestNone k=v"]);
         check(
@@ -106,5 +105,10 @@ mod tests {
         );
         assert!(annotations(&["k".into()]).is_err());
         assert!(annotations(&["index:=v".into()]).is_err());
+        assert!(annotations(&["manifest[linux/arm64:k=v".into()]).is_err());
+        for misspelt in ["idnex:k=v", "index,manifst:k=v", "a:b=v", ":k=v"] {
+            let error = annotations(&[misspelt.into()]).unwrap_err().to_string();
+            assert!(error.contains("is none of index,"), "{error}");
+        }
     }
 }
