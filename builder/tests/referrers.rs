@@ -197,7 +197,7 @@ fn a_list_that_is_overwritten_each_time_is_given_up_and_says_so() {
     let folder = sample();
     let failed = push(&Rbuild::new(), &folder, &shared.name, "ours").exits(1);
     failed.assert_stderr_has(&["at the same time", &shared.list, &shared.registry.host]);
-    assert_eq!(*puts.lock().unwrap(), 10);
+    assert_eq!(*puts.lock().unwrap(), 6);
     let digest = shared.registry.tag(&shared.list).unwrap();
     assert_eq!(shared.registry.document(&shared.list, &digest), shared.before);
 }

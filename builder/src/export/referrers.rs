@@ -30,9 +30,11 @@ use crate::registry::push::{BlobSource, Naming, PushContent};
 use crate::registry::retry::pause_after;
 
 /// How often an entry is put into a list that others write at the same time.
-const MOST_PUTS: u32 = 10;
-/// How long to wait at least until a list is read that was put.
-const SETTLING: Duration = Duration::from_millis(20);
+const MOST_PUTS: u32 = 6;
+/// How long to wait at least until a list is read that was put. Who read it before and writes it
+/// later than that undoes what was put: no wait rules that out where a registry takes whatever comes,
+/// but a machine that is busy should not be enough for it.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// Pushes what is said of the image called `name`, which is there already.
 pub(super) async fn push(
@@ -85,8 +87,8 @@ async fn list(
         let replaced = registry.pusher().replace(tag, known, &list).await?;
         refused = (replaced == Replaced::Changed).then(|| current.digest());
         let pause = match replaced {
-            // Who read the list before it was put here has put it after as long as this took.
-            Replaced::Done => SETTLING.max(begun.elapsed() * 2),
+            // Others take as long as this took to put the list after they read it, more or less.
+            Replaced::Done => SETTLING.max(begun.elapsed() * 4),
             Replaced::Changed => Duration::ZERO,
         };
         let collisions = if puts == 0 { Duration::ZERO } else { pause_after(puts - 1) };
