@@ -11,6 +11,7 @@ pub(crate) const USER: &str = "--probe-user";
 pub(crate) const HELPERS: &str = "--probe-helpers";
 pub(crate) const TERMINAL: &str = "--probe-terminal";
 pub(crate) const RACE: &str = "--probe-race";
+pub(crate) const FOLDERS: &str = "--probe-folders";
 pub(crate) const OVERWRITE: &str = "--probe-overwriting-rbuild";
 
 /// Becomes a probe when this process was started as one.
@@ -23,6 +24,7 @@ pub(crate) fn run_when_asked() {
         Some(SOCKET) => socket(),
         Some(HELPERS) => helpers(),
         Some(TERMINAL) => terminal(),
+        Some(FOLDERS) => folders(),
         Some(RACE) => race(&std::env::args().nth(2).unwrap()),
         Some(USER) => {
             let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
@@ -334,4 +336,25 @@ fn race(marker: &str) {
     rewriting.join().unwrap();
     exchanging.join().unwrap();
     println!("{made} files made by names that change");
+}
+
+/// Makes folders in folders that another thread makes at the same time, as npm does.
+fn folders() {
+    use std::os::unix::fs::MetadataExt;
+    rustix::fs::chmod("/tmp", rustix::fs::Mode::from_raw_mode(0o777)).unwrap();
+    // SAFETY: takes a number.
+    unsafe { libc::setuid(1000) };
+    let (mut wrong, count) = (0, 300);
+    for number in 0..count {
+        let outer = format!("/tmp/outer-{number}");
+        let (folder, file) = (format!("{outer}/folder"), format!("{outer}/file"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| while fs_err::create_dir(&folder).is_err() {});
+            scope.spawn(|| while fs_err::write(&file, "").is_err() {});
+            fs_err::create_dir(&outer).unwrap();
+        });
+        let owners = [&outer, &folder, &file].map(|path| fs_err::metadata(path).unwrap().uid());
+        wrong += owners.iter().filter(|owner| **owner != 1000).count();
+    }
+    println!("wrong owners {wrong} / {}", count * 3);
 }

@@ -1,7 +1,7 @@
 //! What a step cannot reach of the processes that run it, and of the machine, by force or by speed.
 
 use rbuild_solver::graph::{NetworkMode, SecurityMode};
-use rbuild_solver::sandbox::SandboxMountSource;
+use rbuild_solver::sandbox::{ExitStatus, SandboxMountSource};
 
 use crate::Test;
 use crate::fixture::{Fixture, mount};
@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("helpers_are_out_of_reach", helpers_are_out_of_reach),
     ("terminals_and_groups_are_out_of_reach", terminals_and_groups_are_out_of_reach),
     ("races_on_paths_lead_nowhere", races_on_paths_lead_nowhere),
+    ("what_is_made_at_once_has_its_owner", what_is_made_at_once_has_its_owner),
     ("mounts_of_insecure_steps_stay_inside", mounts_of_insecure_steps_stay_inside),
     ("environments_beyond_the_kernels_are_told", environments_beyond_the_kernels_are_told),
 ];
@@ -57,6 +58,13 @@ fn races_on_paths_lead_nowhere() {
     println!("P22 escapes 0 / {output}");
 }
 
+/// Where rbuild makes the files of users: also while the folder that they are made in is made.
+fn what_is_made_at_once_has_its_owner() {
+    let fixture = Fixture::new();
+    let output = fixture.run(probe(&fixture, crate::probe::FOLDERS)).success();
+    assert_eq!(output, "wrong owners 0 / 900");
+}
+
 /// Such a step may mount what it likes; not even a shared mount takes that outside.
 fn mounts_of_insecure_steps_stay_inside() {
     let fixture = Fixture::new();
@@ -83,13 +91,16 @@ fn mounts_of_insecure_steps_stay_inside() {
 /// The kernel takes 128 KiB for one variable, and a quarter of the stack's limit for all.
 fn environments_beyond_the_kernels_are_told() {
     let fixture = Fixture::new();
+    let long = vec![format!("V={}", "x".repeat(200_000))];
     let many = (0..80).map(|number| format!("V{number}={}", "x".repeat(100_000))).collect();
-    for environment in [vec![format!("V={}", "x".repeat(200_000))], many] {
+    for (environment, told) in
+        [(long, "the variable `V` has 200000 bytes"), (many, "arguments and environment have 8000")]
+    {
         let mut process = fixture.shell("echo ran");
         process.env.extend(environment);
         let outcome = fixture.run(process);
-        assert_eq!(outcome.stdout, "");
-        assert!(outcome.stderr.contains("too long"), "{}", outcome.stderr);
+        assert_eq!((&*outcome.stdout, outcome.status), ("", ExitStatus::Code(1)));
+        assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
     }
     let mut process = fixture.shell("echo ${#V}");
     process.env.push(format!("V={}", "x".repeat(120_000)));

@@ -24,6 +24,9 @@ use crate::sandbox::{Credentials, ProcessSpec, capabilities};
 /// The exit code of a step whose program cannot be executed; BuildKit's.
 const CANNOT_EXECUTE: i32 = 1;
 
+/// One argument or variable is shorter, with its end (`MAX_ARG_STRLEN`).
+const MOST_OF_ONE: usize = 128 << 10;
+
 /// Is given the descriptor at which questions about owners come in.
 pub(super) type OnListener<'a> = &'a mut dyn FnMut(OwnedFd) -> io::Result<()>;
 
@@ -276,6 +279,7 @@ fn execute(process: &ProcessSpec) -> Result<Infallible, Failure> {
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::EACCES) => denied = Some(error),
+            Some(libc::E2BIG) => give_up(name, &too_long(&process.args, &process.env)),
             _ => give_up(name, &error.to_string()),
         }
     }
@@ -298,6 +302,22 @@ fn candidates(name: &str, environment: &[String]) -> Vec<String> {
         .filter(|folder| !folder.is_empty())
         .map(|folder| format!("{folder}/{name}"))
         .collect()
+}
+
+/// What is longer than the kernel takes.
+fn too_long(arguments: &[String], environment: &[String]) -> String {
+    let is_long = |string: &&String| string.len() >= MOST_OF_ONE;
+    if let Some(variable) = environment.iter().find(is_long) {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        let length = value.len();
+        return format!("the variable `{name}` has {length} bytes, and the kernel takes 128 KiB");
+    }
+    if let Some(argument) = arguments.iter().find(is_long) {
+        let length = argument.len();
+        return format!("an argument has {length} bytes, and the kernel takes 128 KiB");
+    }
+    let length: usize = arguments.iter().chain(environment).map(|string| string.len() + 1).sum();
+    format!("arguments and environment have {length} bytes, which is more than the kernel takes")
 }
 
 fn give_up(name: &str, why: &str) -> ! {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_cache::metadata::FileType;
 use rbuild_cache::ownership::{self, Links, Owner};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::listener::Question;
@@ -100,6 +100,26 @@ impl Name {
     /// The status of the file, as the kernel has it.
     pub(super) fn status(&self, question: &Question) -> Result<rustix::fs::Stat, Errno> {
         rustix::fs::stat(&*self.joined(question))
+    }
+
+    /// Whether a folder on the way is not there, to who asks as to who answers: what leads through
+    /// `/proc` can be there for one of them.
+    pub(super) fn is_nowhere(&self, question: &Question) -> bool {
+        let mut path = &*self.joined(question);
+        while let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::open(parent, flags, Mode::empty()) {
+                Ok(folder) => {
+                    let is_proc = rustix::fs::fstatfs(&folder)
+                        .is_ok_and(|about| about.f_type == libc::PROC_SUPER_MAGIC);
+                    let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+                    return !is_proc && found.err() == Some(Errno::NOENT);
+                }
+                Err(Errno::NOENT) => path = parent,
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     /// Opens the file without reading it.

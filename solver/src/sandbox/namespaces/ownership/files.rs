@@ -1,6 +1,6 @@
 //! Answers about files: whose they are, and whose new ones become.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rbuild_cache::ownership::Owner;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
@@ -95,7 +95,7 @@ pub(super) fn make(
     new: &New,
 ) -> Result<Answer, Errno> {
     let Some((parent, last)) = name.split() else { return Ok(Answer::Continue) };
-    let Some(owner) = owner_of_new(question, identity, &parent) else {
+    let Some(owner) = owner_of_new(question, identity, &parent)? else {
         return Ok(Answer::Continue);
     };
     let Ok(folder) = parent.open(question) else { return Ok(Answer::Continue) };
@@ -127,7 +127,7 @@ pub(super) fn open(
     let nameless = flags.contains(OFlags::TMPFILE);
     let parent = if nameless { Some(name.clone()) } else { name.split().map(|(parent, _)| parent) };
     let Some(parent) = parent else { return Ok(Answer::Continue) };
-    let Some(owner) = owner_of_new(question, identity, &parent) else {
+    let Some(owner) = owner_of_new(question, identity, &parent)? else {
         return Ok(Answer::Continue);
     };
     // What is there already is opened as ever.
@@ -163,14 +163,29 @@ fn is_missing(question: &Question, name: &Name, flags: OFlags) -> bool {
 }
 
 /// Whose a file becomes that is made in `folder`; `None` when it is 0:0, as the kernel makes it.
-fn owner_of_new(question: &Question, identity: &Identity, folder: &Name) -> Option<Owner> {
-    let status = folder.status(question).ok()?;
+///
+/// # Errors
+/// When the folder is missing. The kernel would say the same, but later: by then another thread can
+/// have made the folder, and the file would be root's.
+fn owner_of_new(
+    question: &Question,
+    identity: &Identity,
+    folder: &Name,
+) -> Result<Option<Owner>, Errno> {
     let mut owner = Owner { uid: identity.users.files, gid: identity.groups.files };
+    let status = match folder.status(question) {
+        Ok(status) => status,
+        Err(Errno::NOENT) if owner != Owner::default() && folder.is_nowhere(question) => {
+            return Err(Errno::NOENT);
+        }
+        Err(_) => return Ok(None),
+    };
     if status.st_mode & SETGID != 0 {
-        let folder: OwnedFd = folder.open(question).ok()?;
-        owner.gid = asker::recall(&folder).ok()?.0.gid;
+        let Ok(folder) = folder.open(question) else { return Ok(None) };
+        let Ok((of_folder, _)) = asker::recall(&folder) else { return Ok(None) };
+        owner.gid = of_folder.gid;
     }
-    (owner != Owner::default()).then_some(owner)
+    Ok((owner != Owner::default()).then_some(owner))
 }
 
 /// The user and group that executing the program brings, when it is setuid or setgid.
