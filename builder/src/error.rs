@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use rbuild_cache::snapshot::SnapshotError;
 use rbuild_frontend::diagnostic::{Diagnostic, Severity};
 use rbuild_frontend::source::{Source, Span};
 use rbuild_solver::error::{Cause, SolveError};
@@ -419,12 +420,22 @@ fn is_too_long(error: &(dyn Error + 'static)) -> bool {
 fn lies_in(error: &(dyn Error + 'static), kinds: &[io::ErrorKind]) -> bool {
     let mut behind = Some(error);
     while let Some(error) = behind {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| kinds.contains(&error.kind())) {
+        if of_system(error).is_some_and(|error| kinds.contains(&error.kind())) {
             return true;
         }
         behind = error.source();
     }
     false
+}
+
+/// The system's error that `error` is. One that passes it on under its own name has what lies behind
+/// it for source, and not it.
+fn of_system<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let passed_on = || match error.downcast_ref() {
+        Some(SnapshotError::Io(error)) => Some(error),
+        _ => None,
+    };
+    error.downcast_ref().or_else(passed_on)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod archive;
 mod base;
 mod containerd;
 mod docker;
+mod extremes;
 mod faulty_registry;
 mod figure;
 mod git_repository;
