@@ -191,6 +191,74 @@ RUN test "$(id -un)" = ann && touch ~/a && sudo touch ~/b && test "$(sudo id -u)
     }
 }
 
+/// The package managers of Python and Node, as root and as a user of the image's.
+#[test]
+fn pip_and_npm_install_whoever_builds() {
+    let needed = [&user::NEEDED[..], &[Need::Network, Need::Program("mmdebstrap")]].concat();
+    if lacking(&needed) {
+        return;
+    }
+    let users = Users::new();
+    let context = users.path("context");
+    // npm comes as its authors pack it: Debian's has hundreds of packages.
+    write(
+        context.join("Dockerfile"),
+        r"
+FROM debian
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends ca-certificates python3-venv nodejs && \
+    rm -rf /var/lib/apt/lists/* && useradd -m ann
+ADD https://registry.npmjs.org/npm/-/npm-10.9.2.tgz /opt/npm.tgz
+RUN tar -C /opt -xzf /opt/npm.tgz && rm /opt/npm.tgz
+",
+    );
+    let tools = users.path("tools");
+    let output =
+        format!("--output=type=oci,tar=false,compression=uncompressed,dest={}", tools.display());
+    users.build(User::Root, &context, &[users.base("debian", debian()), output]);
+    let base = users.base("tools", &tools);
+    let dockerfile = r#"
+FROM tools AS made
+ARG PIP_INDEX_URL
+ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install markupsafe==2.1.5 && \
+    /opt/venv/bin/python -c "import markupsafe; assert markupsafe._speedups" && \
+    chown -R www-data /opt/venv/bin
+RUN cd /opt && node package/bin/npm-cli.js install --no-audit --no-fund -g is-even@1.0.0
+USER ann
+WORKDIR /home/ann
+RUN python3 -m venv venv && venv/bin/pip install six==1.16.0 && \
+    venv/bin/python -c "import six" && test "$(stat -c %U:%G venv/bin/pip)" = ann:ann
+RUN node /opt/package/bin/npm-cli.js install --no-audit --no-fund is-odd@3.0.1 && \
+    node -e "if (!require('is-odd')(3)) process.exit(1)" && rm -rf .npm
+FROM scratch
+COPY --from=made /opt/venv /opt/venv
+COPY --from=made /usr/lib/node_modules /modules
+COPY --from=made /home/ann /home/ann
+"#;
+    write(context.join("Dockerfile"), dockerfile);
+    let index = std::env::var("PIP_INDEX_URL").ok();
+    let index = index.map(|index| format!("--build-arg=PIP_INDEX_URL={index}"));
+    let tar = |user: User| users.path(&format!("{user:?}.tar"));
+    build_as_all(&users, &context, |user| {
+        let output = format!("--output=type=tar,dest={}", tar(user).display());
+        [base.clone(), output].into_iter().chain(index.clone()).collect()
+    });
+    let root = headers(&tar(User::Root));
+    let owner = |path: &str| root[path].split(' ').nth(2).unwrap().to_owned();
+    assert_eq!(owner("opt/venv/bin/pip"), "33:0");
+    assert_eq!(owner("modules/is-even/package.json"), "0:0");
+    assert_eq!(owner("home/ann/node_modules/is-odd/package.json"), "1000:1000");
+    for user in [User::Ranges, User::Single] {
+        let other = headers(&tar(user));
+        let differing = |(path, about): &(&String, &String)| other.get(*path) != Some(about);
+        let differences: Vec<_> = root.iter().filter(differing).collect();
+        assert!(differences.is_empty(), "as {user:?}: {differences:#?}");
+        assert_eq!(other.len(), root.len());
+    }
+}
+
 /// Without overlayfs, trees are copied: that is said once, and the files are the same.
 #[test]
 fn without_overlayfs_trees_are_copied() {
