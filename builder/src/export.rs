@@ -139,12 +139,10 @@ impl ExportError {
             Self::Load(_) => {
                 Some("`-o type=docker,dest=FILE` writes an archive to load elsewhere".into())
             }
-            Self::Image(_)
-            | Self::Layout(_)
-            | Self::Store(_)
-            | Self::Snapshot(_)
-            | Self::View(_)
-            | Self::Io(_) => None,
+            Self::Layout(error) => error.hint().map(Into::into),
+            Self::Image(_) | Self::Store(_) | Self::Snapshot(_) | Self::View(_) | Self::Io(_) => {
+                None
+            }
         }
     }
 }

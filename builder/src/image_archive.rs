@@ -116,6 +116,7 @@ impl ArchiveError {
                 Some("`docker save`, `podman save`, skopeo and `rbuild save` write such archives")
             }
             Self::Missing(_) | Self::DiffId { .. } => Some("save it again; nothing was loaded"),
+            Self::Layout(error) => error.hint(),
             _ => None,
         }
     }

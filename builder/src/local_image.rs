@@ -87,7 +87,8 @@ impl From<LocalImageError> for BuildError {
             LocalImageError::Blob { .. } | LocalImageError::Document { .. } => {
                 Some("`rbuild rmi` removes it; building or pulling it again makes it whole")
             }
-            _ => None,
+            LocalImageError::Layout(error) => error.hint(),
+            LocalImageError::Name(_) | LocalImageError::State(_) => None,
         };
         let error = Self::new(kind, Problem::of(&error));
         match hint {

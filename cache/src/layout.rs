@@ -48,6 +48,19 @@ pub enum LayoutError {
     Io(#[from] io::Error),
 }
 
+impl LayoutError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Parse { .. } => Some(
+                "`rbuild cache verify --repair` forgets the names of images; building or pulling \
+                 them again brings them back",
+            ),
+            Self::Store(_) | Self::Io(_) => None,
+        }
+    }
+}
+
 impl Layout {
     /// The images of the layout in the folder `root`, whose blobs are `blobs`.
     pub fn new(root: &Path, blobs: ContentStore, locks: Locks, session: Arc<Session>) -> Self {
@@ -67,6 +80,23 @@ impl Layout {
     /// The image called `name`.
     pub fn get(&self, name: &str) -> Result<Option<Descriptor>, LayoutError> {
         Ok(self.images()?.remove(name))
+    }
+
+    /// What is wrong with the list, if anything is.
+    pub fn check(&self) -> Result<Option<String>, LayoutError> {
+        match self.read() {
+            Err(LayoutError::Parse { source, .. }) => Ok(Some(source.to_string())),
+            read => read.map(|_| None),
+        }
+    }
+
+    /// Removes a list that cannot be read, with all names.
+    pub fn start_afresh(&self) -> Result<(), LayoutError> {
+        let _lock = self.locks.exclusive("index-json")?;
+        if self.check()?.is_some() {
+            fs_err::remove_file(&self.path)?;
+        }
+        Ok(())
     }
 
     /// Calls `image` by all of `names`, and takes them from what they named before. When this

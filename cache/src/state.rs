@@ -91,9 +91,8 @@ impl StateFolder {
         let root = std::path::absolute(root.into())?;
         claim(&root)?;
         let is_made = is_made(&root)?;
-        if !is_made {
-            FOLDERS.iter().try_for_each(|folder| claim::make(&root.join(folder)))?;
-        }
+        // Also of one that is made: what somebody removed by hand was held by nobody else.
+        FOLDERS.iter().try_for_each(|folder| claim::make(&root.join(folder)))?;
         let tmp = root.join("tmp");
         session::remove_dead_sessions(&tmp)?;
         let session = Session::start(&tmp)?;
@@ -227,6 +226,19 @@ mod tests {
         drop(StateFolder::open(top.path()).unwrap());
         assert!(top.path().join("oci-layout").is_file());
         assert_eq!(fs_err::read_dir(top.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn folders_that_were_removed_are_made_again() {
+        let top = tempfile::tempdir().unwrap();
+        drop(StateFolder::open(top.path()).unwrap());
+        for folder in FOLDERS {
+            fs_err::remove_dir_all(top.path().join(folder)).unwrap();
+            let state = StateFolder::open(top.path()).unwrap();
+            assert!(top.path().join(folder).is_dir(), "{folder}");
+            state.blobs().put(b"blob").unwrap();
+            drop(state.locks().exclusive("lock").unwrap());
+        }
     }
 
     #[test]

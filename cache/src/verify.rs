@@ -2,10 +2,11 @@
 //! it is made again.
 //!
 //! Blobs are hashed, trees compared with their digests, files that end in their own digest with
-//! that, the index by SQLite's check; at last it is asked whether images that have names are whole.
+//! that, the index by SQLite's check, and the list of images is read; at last it is asked whether images that have names are whole.
 //! What cache mounts hold nobody vouches for. Builds may go on meanwhile: what they remove is
 //! passed over.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
@@ -18,6 +19,7 @@ use crate::checksum::FileMemo;
 use crate::digest::Digest;
 use crate::index::IndexError;
 use crate::layer::content::{self, Known};
+use crate::layout::LayoutError;
 use crate::remove::remove_tree;
 use crate::snapshot::{Meta, SnapshotError, SnapshotId};
 use crate::state::StateFolder;
@@ -60,6 +62,9 @@ pub enum VerifyError {
     /// The index could not be asked.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The list of images could not be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// It could not be told what images consist of.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -92,19 +97,24 @@ pub fn verify(
         remedy,
         done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
-        all: (blobs.len() + snapshots.len() + contexts.len()) as u64 + 1,
+        all: (blobs.len() + snapshots.len() + contexts.len()) as u64 + 2,
         progress,
         damage: Mutex::default(),
     };
     check.index()?;
+    check.images()?;
     blobs.par_iter().try_for_each(|(digest, _)| check.blob(digest))?;
     snapshots.par_iter().try_for_each(|id| check.snapshot(id))?;
     contexts.par_iter().try_for_each(|name| check.context(name))?;
     let mut damage = check.damage.into_inner().unwrap_or_else(PoisonError::into_inner);
     damage.sort_by(|a, b| a.what.cmp(&b.what));
     let damaged = |digest: &Digest| damage.iter().any(|one| one.what == blob_name(digest));
-    let mut incomplete: Vec<String> = NamedParts::of(state)?
-        .blobs
+    // Of a list that cannot be read it is not known what it names.
+    let named = match state.layout().check()? {
+        None => NamedParts::of(state)?.blobs,
+        Some(_) => BTreeMap::new(),
+    };
+    let mut incomplete: Vec<String> = named
         .into_iter()
         .filter(|(digest, _)| damaged(digest) || !state.blobs().path(digest).is_file())
         .map(|(_, name)| name)
@@ -149,6 +159,12 @@ impl Check<'_> {
         let lines = self.state.index().check()?;
         let wrong = (!lines.is_empty()).then(|| lines.join("; "));
         self.note("the index".into(), 0, wrong, || Ok(self.state.index().start_afresh()?))
+    }
+
+    fn images(&self) -> Result<(), VerifyError> {
+        let layout = self.state.layout();
+        let wrong = layout.check()?;
+        self.note("the list of images".into(), 0, wrong, || Ok(layout.start_afresh()?))
     }
 
     fn blob(&self, digest: &Digest) -> Result<(), VerifyError> {
@@ -256,7 +272,7 @@ mod tests {
         fs_err::write(&known, FileMemo::file_of_none()).unwrap();
         let found = |remedy| {
             let report = verify(&state, remedy, &|_, _, _| {}).unwrap();
-            assert_eq!(report.checked, 4);
+            assert_eq!(report.checked, 5);
             report.damage.into_iter().map(|damage| damage.what).collect::<Vec<_>>()
         };
         assert_eq!(found(Remedy::Tell), Vec::<String>::new());
@@ -267,12 +283,15 @@ mod tests {
         fs_err::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
         fs_err::write(state.blobs().path(&blob), "blub").unwrap();
         fs_err::write(&known, "short").unwrap();
-        let expected =
-            [blob_name(&blob), format!("snapshot {id}"), "what is known of context known".into()];
+        fs_err::write(top.path().join("index.json"), "{").unwrap();
+        let list = "the list of images".to_owned();
+        let known = "what is known of context known".to_owned();
+        let expected = [blob_name(&blob), format!("snapshot {id}"), list, known];
         assert_eq!(found(Remedy::Tell), expected);
         assert_eq!(found(Remedy::Remove), expected);
         let report = verify(&state, Remedy::Tell, &|_, _, _| {}).unwrap();
-        assert_eq!((report.checked, report.damage), (1, Vec::new()));
+        assert_eq!((report.checked, report.damage), (2, Vec::new()));
+        assert_eq!(state.layout().images().unwrap(), BTreeMap::new());
         assert_eq!(state.snapshots().get(&id).unwrap(), None);
     }
 }
