@@ -206,12 +206,16 @@ pub fn upper_bound(state: &StateFolder) -> io::Result<u64> {
     let of_snapshots: u64 = names_in(&snapshots)?
         .par_iter()
         .map(|name| {
-            let meta = fs_err::read(snapshots.join(name).join("meta")).unwrap_or_default();
-            Meta::parse(&meta).map_or(0, |meta| meta.disk)
+            let top = snapshots.join(name);
+            // One that was damaged does not say what it takes, and takes it all the same.
+            match fs_err::read(top.join("meta")).ok().as_deref().and_then(Meta::parse) {
+                Some(meta) => Ok(meta.disk),
+                None => Ok(Weight::of(&top, &|_| false)?.bytes()),
+            }
         })
-        .sum();
+        .sum::<io::Result<u64>>()?;
     let rest = Weight::of(root, &|path| path == snapshots)?;
-    Ok(of_snapshots + rest.own + rest.linked.iter().map(|(_, bytes)| bytes).sum::<u64>())
+    Ok(of_snapshots + rest.bytes())
 }
 
 /// Each file that several entries link counts for the first of them.
@@ -435,6 +439,10 @@ impl Weight {
         weight.linked.sort_unstable();
         Ok(weight)
     }
+
+    fn bytes(&self) -> u64 {
+        self.own + self.linked.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
 }
 
 fn metadata(path: &Path) -> io::Result<Option<std::fs::Metadata>> {
@@ -517,6 +525,10 @@ mod tests {
         let snapshots: Vec<usize> =
             (0..3).filter(|n| matches!(usage.entries[*n].name, EntryName::Snapshot(_))).collect();
         assert!(upper_bound(&state).unwrap() > usage.total());
+        for snapshot in fs_err::read_dir(state.root().join("snapshots")).unwrap() {
+            fs_err::write(snapshot.unwrap().path().join("meta"), "damaged").unwrap();
+        }
+        assert!(upper_bound(&state).unwrap() > usage.total(), "damage takes no less room");
         let mut freeing = usage.freeing();
         let freed = snapshots.iter().map(|n| freeing.of(&usage.entries[*n]));
         let freed: Vec<u64> = freed.collect();
