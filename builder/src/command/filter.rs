@@ -101,7 +101,10 @@ impl Filter {
     /// Reads one of `key` and `value`; it was `given` like this.
     fn parse(given: &str, key: &str, value: Option<&str>) -> Result<Self, UsageError> {
         const KEYS: &str =
-            "id, type, description, inuse, mutable, immutable, shared, private, until";
+            "id, type, description, inuse, mutable, immutable, shared, private, until, unused-for";
+        if key.trim_end_matches(['!', '~']) == "parents" {
+            return Err(UsageError::value(FLAG, given, "no entry has parents: each stands alone"));
+        }
         let (name, operator) = match key.strip_suffix(['!', '~']) {
             Some(name) => (name, &key[name.len()..]),
             None => (key, ""),
