@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::figure::figure;
 use crate::needs::{self, lacking};
 use crate::rbuild::{Rbuild, context, scratch, write};
 
@@ -82,6 +83,39 @@ fn files_that_the_store_holds_are_linked_wherever_they_are_copied() {
     assert_ne!(inodes(&rbuild.root, "private/7"), first);
     assert_ne!(inodes(&rbuild.root, "given/7"), first);
     rbuild.command().args(["cache", "verify"]).succeeds();
+}
+
+/// A file that has as many names as its file system allows (65,000 on ext4, 65,535 on btrfs in
+/// one folder) gets no more: it is copied.
+#[test]
+fn a_file_with_all_the_names_it_can_have_is_copied() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    const FEW: u32 = 200_000;
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
+    for n in 0..60 {
+        write(context.path().join(format!("data/{n}")), &format!("{n}\n"));
+    }
+    rbuild.build(&context).succeeds();
+    let (inode, names) = (inodes(&rbuild.root, "data/7")[0], rbuild.root.join("names"));
+    fs_err::create_dir(&names).unwrap();
+    let snapshots = fs_err::read_dir(rbuild.root.join("snapshots")).unwrap();
+    let mut files = snapshots.map(|snapshot| snapshot.unwrap().path().join("fs/data/7"));
+    let file = files.find(|file| file.is_file()).unwrap();
+    let full = (0..FEW).find_map(|n| std::fs::hard_link(&file, names.join(n.to_string())).err());
+    let Some(full) = full else {
+        figure(&format!("this file system lets a file have more than {FEW} names"));
+        return;
+    };
+    assert_eq!(full.raw_os_error(), Some(rustix::io::Errno::MLINK.raw_os_error()), "{full}");
+    write(context.path().join("Dockerfile"), "FROM scratch\nCOPY data /elsewhere\n");
+    let out = scratch();
+    rbuild.build(&context).output("type=local", out.path()).succeeds();
+    assert_eq!(fs_err::read_to_string(out.path().join("elsewhere/7")).unwrap(), "7\n");
+    assert_ne!(inodes(&rbuild.root, "elsewhere/7"), [inode]);
+    assert_eq!(inodes(&rbuild.root, "elsewhere/8"), inodes(&rbuild.root, "data/8"));
 }
 
 /// Programs look at how many names a file has: gzip, for one, refuses to compress one with two. Whatever
