@@ -55,6 +55,8 @@ pub struct Worker {
     records: Mutex<JoinSet<Result<(), SolveError>>>,
     /// The vertices whose results steps of this build see.
     seen: HashSet<VertexId>,
+    /// What was found in contexts.
+    walks: Arc<file::Walks>,
     accounts: Accounts,
 }
 
@@ -91,8 +93,8 @@ impl Worker {
         let first = surroundings.state.index().is_empty().unwrap_or(false);
         let seen = graph.seen_by_steps();
         let (history, accounts) = (Mutex::new(history), Accounts::default());
-        let records = Mutex::default();
-        Self { graph, surroundings, place, first, history, records, seen, accounts }
+        let (records, walks) = (Mutex::default(), Arc::new(file::Walks::of(&graph)));
+        Self { graph, surroundings, place, first, history, records, seen, walks, accounts }
     }
 
     /// Waits until all results are written down.
@@ -337,6 +339,7 @@ impl Worker {
             match self.file_once(work, op, inputs.clone()).await {
                 Err(Cause::File(file::FileError::Changed(path))) => {
                     tracing::debug!(path = %path.display(), "changed while it was copied");
+                    self.walks.forget();
                 }
                 result => return result,
             }
@@ -418,7 +421,9 @@ impl Worker {
     async fn source(&self, output: &Output, task: &Task) -> Result<file::SourceTree, Cause> {
         Ok(match output {
             Output::Tree(tree) => file::SourceTree::tree(self.view(tree, task).await?),
-            Output::Folder(folder) => file::SourceTree::context(folder)?,
+            Output::Folder(folder) => {
+                file::SourceTree::context(folder)?.shared(folder, &self.walks)
+            }
         })
     }
 }

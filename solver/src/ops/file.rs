@@ -22,6 +22,7 @@ mod select;
 mod source;
 #[cfg(test)]
 mod tests;
+mod walks;
 
 use std::path::Path;
 
@@ -39,6 +40,7 @@ pub use self::reuse::Sharing;
 use self::select::{Item, Selection};
 use self::source::{Learned, Memos};
 pub use self::source::{SourceTree, checksum};
+pub use self::walks::Walks;
 use crate::evidence::Reads;
 use crate::graph::{CopyAction, CopySource, FileAction, FileOp, ModeChange, Name, Owner};
 
@@ -165,10 +167,22 @@ fn plan_copy(
         wildcards: copy.wildcards,
     };
     let memo = memos.of(from)?;
+    let limits = from.context.is_some().then(|| memos.state.limits());
     for source in &copy.sources {
-        let found = select::matches(&from.view, source, &options);
-        for found in found.map_err(|error| from.explained(error))? {
-            if copy.unpack && archive::is_archive(&from.view, &found.root)? {
+        let matches = || {
+            let found = select::matches(&from.view, source, &options);
+            found.map_err(|error| from.explained(error))
+        };
+        let select = |found| select::select(&from.view, found, &options.exclude, &memo, limits);
+        if !copy.unpack {
+            let look = || matches()?.into_iter().map(select).collect();
+            for selection in from.look(source, copy, look)? {
+                steps.push(Step::Copy(step(Origin::Selection(selection), copy.wildcards)));
+            }
+            continue;
+        }
+        for found in matches()? {
+            if archive::is_archive(&from.view, &found.root)? {
                 let (digest, metadata) = memo.digest(&from.view, &found.root)?;
                 steps.push(Step::Unpack(Box::new(Archive {
                     destination: copy.destination.clone(),
@@ -182,8 +196,7 @@ fn plan_copy(
                 })));
                 continue;
             }
-            let limits = from.context.is_some().then(|| memos.state.limits());
-            let selection = select::select(&from.view, found, &options.exclude, &memo, limits)?;
+            let selection = select(found)?;
             steps.push(Step::Copy(step(Origin::Selection(selection), copy.wildcards)));
         }
     }

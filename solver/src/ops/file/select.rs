@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -20,15 +21,15 @@ use rbuild_cache::view::{Entry, View};
 
 use super::FileError;
 
-/// What of a tree is copied to one place.
-#[derive(Debug)]
+/// What of a tree is copied to one place. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct Selection {
     pub(super) view: View,
     /// What the source is called: its name at the destination unless it is a directory.
     pub(super) name: OsString,
     /// The source itself first, with an empty path; each directory before what is in it. In pieces as
     /// they were found: of a large context, putting them together would cost as much as finding them.
-    pieces: Pieces,
+    pieces: Arc<Pieces>,
 }
 
 impl Selection {
@@ -239,7 +240,7 @@ pub(super) fn select(
     }
     pieces.insert(0, vec![root]);
     note_hard_links(&mut pieces);
-    Ok(Selection { view: view.clone(), name: found.name, pieces })
+    Ok(Selection { view: view.clone(), name: found.name, pieces: Arc::new(pieces) })
 }
 
 /// Two names are one file only inside one layer: the store may keep equal files of several layers

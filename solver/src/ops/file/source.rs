@@ -10,6 +10,9 @@ use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
 
 use super::FileError;
+use super::select::Selection;
+use super::walks::{Asked, Walks};
+use crate::graph::CopyAction;
 use crate::tree::Folder;
 
 /// A tree that files are copied from.
@@ -20,12 +23,14 @@ pub struct SourceTree {
     pub(super) context: Option<String>,
     /// What there is besides, but ignored.
     ignored: Option<View>,
+    /// Where others find what was found here, with what the context is called there.
+    walks: Option<(Arc<Walks>, Folder)>,
 }
 
 impl SourceTree {
     /// A tree of the state folder.
     pub fn tree(view: View) -> Self {
-        Self { view, context: None, ignored: None }
+        Self { view, context: None, ignored: None, walks: None }
     }
 
     /// A folder of the caller's.
@@ -39,7 +44,25 @@ impl SourceTree {
             ignored: (!folder.ignore.is_empty()).then(all),
             view: View::folder(folder.root.clone(), ignore),
             context: Some(context),
+            walks: None,
         })
+    }
+
+    /// The same of which each file is looked at once by all that have `walks`.
+    #[must_use]
+    pub fn shared(self, folder: &Folder, walks: &Arc<Walks>) -> Self {
+        Self { walks: Some((Arc::clone(walks), folder.clone())), ..self }
+    }
+
+    /// What `look` finds for `source` of `copy`, or found before.
+    pub(super) fn look(
+        &self,
+        source: &str,
+        copy: &CopyAction,
+        look: impl FnOnce() -> Result<Vec<Selection>, FileError>,
+    ) -> Result<Vec<Selection>, FileError> {
+        let Some((walks, folder)) = &self.walks else { return look() };
+        walks.look(&Asked::new(&folder.name, &folder.ignore, source, copy), look)
     }
 
     /// `error`, or that the source which was not found is there, but ignored.
