@@ -74,6 +74,7 @@ fn backoff(failures: u32, fraction: f64) -> Duration {
 /// Between 0 and 1; so that many clients that failed together do not come back together.
 fn random_fraction() -> f64 {
     let mut byte = [0];
+    // Without chance they come back together, no more.
     let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty());
     f64::from(byte[0]) / 255.0
 }

@@ -65,6 +65,7 @@ impl HostCertificates {
             found.identity = own.keypair.first().map(|pair| (pair.cert.clone(), pair.key.clone()));
         }
         for folder in folders {
+            // Folders that only others may read are passed over, as podman does it.
             let Ok(entries) = fs_err::read_dir(folder.join(host)) else { continue };
             let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
             files.sort();

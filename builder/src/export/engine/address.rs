@@ -1,6 +1,7 @@
 //! Where an engine listens: `DOCKER_HOST`, Docker's contexts, podman's sockets.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::digest::Digest;
@@ -46,7 +47,10 @@ pub(super) fn named(
     let context = match (context, &settings.host) {
         (Some(context), _) => Some(context),
         (None, Some(host)) => return parse(host, certificates).map(Some),
-        (None, None) => settings.context.clone().or_else(|| current_context(settings)),
+        (None, None) => match &settings.context {
+            Some(context) => Some(context.clone()),
+            None => current_context(settings)?,
+        },
     };
     match context.as_deref() {
         None | Some("" | "default") => match &settings.host {
@@ -98,10 +102,20 @@ fn parse(host: &str, certificates: Option<PathBuf>) -> Result<Address, String> {
     }
 }
 
-fn current_context(settings: &EngineSettings) -> Option<String> {
-    let path = settings.docker_config.as_ref()?.join("config.json");
-    let config: Value = serde_json::from_slice(&fs_err::read(path).ok()?).ok()?;
-    Some(config["currentContext"].as_str()?.to_owned())
+/// What `docker context use` wrote. Of a file that cannot be read it is not known which engine is meant:
+/// another one would get the image.
+fn current_context(settings: &EngineSettings) -> Result<Option<String>, String> {
+    let Some(folder) = &settings.docker_config else { return Ok(None) };
+    let path = folder.join("config.json");
+    let wrong = |error: String| format!("cannot read `{}`: {error}", path.display());
+    let bytes = match fs_err::read(&path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        read => read.map_err(|error| wrong(error.kind().to_string()))?,
+    };
+    let config: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    Ok(config["currentContext"].as_str().map(str::to_owned))
 }
 
 /// A context as `docker context create` writes it.
@@ -165,5 +179,11 @@ mod tests {
         check(Some("far"), &settings, Some("tcp://far:2375"));
         let unknown = named(Some("near"), &settings).unwrap_err();
         assert!(unknown.contains("there is no docker context `near`"), "{unknown}");
+        settings.host = None;
+        fs_err::write(folder.path().join("config.json"), r#"{"currentContext":"#).unwrap();
+        let damaged = named(None, &settings).unwrap_err();
+        assert!(damaged.contains("config.json`: EOF while parsing"), "{damaged}");
+        fs_err::remove_file(folder.path().join("config.json")).unwrap();
+        check(None, &settings, None);
     }
 }

@@ -111,8 +111,11 @@ impl Worker {
         drop(active);
         let [_, errors] = &*written.lock().unwrap_or_else(PoisonError::into_inner);
         run.errors = String::from_utf8_lossy(errors).into_owned();
-        // Where nothing could be watched there is no file.
-        let asked = fs_err::read(&watch).unwrap_or_default();
+        let asked = match fs_err::read(&watch) {
+            // Where nothing could be watched there is no file.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(Cause::state)?,
+        };
         run.asked = crate::sandbox::asked_paths(&asked);
         Ok(run)
     }

@@ -141,6 +141,7 @@ fn is_command_flag(word: &str) -> bool {
 
 fn is_script(closure: &Closure<'_>, program: FileId) -> bool {
     let limit = u64::try_from(shebang::LENGTH).expect("a small number");
+    // One that cannot be read fails where the program itself is followed.
     let start = closure.files.read_start(program, limit).ok().flatten();
     start.is_some_and(|start| Shebang::of(&start).is_some())
 }
