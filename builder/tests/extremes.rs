@@ -27,7 +27,8 @@ fn folders_deeper_than_paths_are_told_and_removed() {
     outcome.assert_stderr_has(&["Dockerfile:2", "more) …", "longer than the kernel takes"]);
     assert!(outcome.stderr.len() < 8000, "{} bytes: {outcome}", outcome.stderr.len());
     assert_eq!(rbuild.leftovers(), Vec::<std::path::PathBuf>::new());
-    rbuild.build(&context(&[("Dockerfile", "FROM busybox\nRUN true\n")])).succeeds();
+    let plain = context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+    rbuild.build(&plain).succeeds();
     rbuild.command().args(["cache", "verify"]).succeeds();
 }
 
@@ -39,7 +40,8 @@ fn variables_that_are_too_long_are_named() {
     let rbuild = Rbuild::new();
     let value = "x".repeat(60_000);
     let text = format!("FROM busybox\nENV A={value}\nENV B=$A$A$A\nRUN echo ran\n");
-    let outcome = rbuild.build(&context(&[("Dockerfile", &text)])).exits(1);
+    let long = context(&[("Dockerfile", &text)]);
+    let outcome = rbuild.build(&long).exits(1);
     outcome.assert_stderr_has(&["Dockerfile:4", "the variable `B` has 180000 bytes"]);
     let text = "FROM busybox\nARG LONG\nRUN echo ran ${#LONG}\n";
     let argument = |length: usize| format!("LONG={}", "y".repeat(length));
@@ -100,7 +102,7 @@ RUN --mount=type=bind,target=/m \
     let mut said = Vec::new();
     for user in User::ALL {
         let start = Instant::now();
-        let outcome = users.build(user, &context, &[base.clone()]);
+        let outcome = users.build(user, &context, std::slice::from_ref(&base));
         assert!(start.elapsed() < Duration::from_mins(1), "{user:?}: {:?}", start.elapsed());
         outcome.assert_stderr_has(&["copied 15 mounted 15 many 3000", "pipes", "a file"]);
         // The last is the command's output; the command itself is told, too.

@@ -228,8 +228,9 @@ RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install markupsafe==2.1.5 && 
 RUN cd /opt && node package/bin/npm-cli.js install --no-audit --no-fund -g is-even@1.0.0
 USER ann
 WORKDIR /home/ann
-RUN python3 -m venv venv && venv/bin/pip install six==1.16.0 && \
-    venv/bin/python -c "import six" && test "$(stat -c %U:%G venv/bin/pip)" = ann:ann
+RUN python3 -m venv --without-pip venv && \
+    /opt/venv/bin/pip --python venv/bin/python install six==1.16.0 && venv/bin/python -c "import six" && \
+    test "$(stat -c %U:%G venv/lib/python3*/site-packages/six.py)" = ann:ann
 RUN node /opt/package/bin/npm-cli.js install --no-audit --no-fund is-odd@3.0.1 && \
     node -e "if (!require('is-odd')(3)) process.exit(1)" && rm -rf .npm
 FROM scratch
