@@ -1,10 +1,10 @@
 //! Large files that pass by once, and what they leave in the kernel's page cache.
 //!
-//! A layer of gigabytes is written to the store, read once more on its way to an archive or a registry,
-//! and then left alone, like the archive. Kept in memory it would push out what others read; and memory
-//! that was not in use has its price on virtual machines, whose host hands out a page when it is first
-//! touched: 1.7 s of a processor for each gigabyte on the machine of `docs/performance.md`, as against 0.3 s
-//! when a file's first pages are used again for its later ones.
+//! An archive of gigabytes is written and then left alone. Kept in memory it would push out what others
+//! read; and memory that was not in use has its price on virtual machines, whose host hands out a page when
+//! it is first touched: 1.7 s of a processor for each gigabyte on the machine of `docs/performance.md`, as
+//! against 0.3 s when a file's first pages are used again for its later ones. Layers are not treated so:
+//! who pushes them reads them again, and pushing took longer.
 //!
 //! So the kernel is told early to write what is new, and to forget what has passed and is a good deal
 //! behind. This is advice: nothing waits for it, a disk that cannot follow keeps its pages in memory, and
@@ -23,24 +23,12 @@ const NEAR: u64 = 64 << 20;
 /// How often the kernel is told, in bytes.
 const STEP: u64 = 8 << 20;
 
-/// How a file passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passing {
-    /// It is written, and somebody reads it behind the writer.
-    Written,
-    /// It is written, and nobody reads it for now.
-    WrittenOnly,
-    /// It is read, and not needed afterwards.
-    Read,
-}
-
-/// Keeps most of one large file out of memory, beside whoever writes or reads it.
+/// Keeps most of one large file out of memory, beside whoever writes it.
 ///
 /// It has a thread of its own once the file is large, since the kernel makes who starts to write wait
 /// when the disk has a lot to do.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PageCache {
-    passing: Passing,
     /// The position that was told of last.
     told: u64,
     teller: Option<SyncSender<u64>>,
@@ -48,11 +36,11 @@ pub struct PageCache {
 
 impl PageCache {
     /// For a file at its start.
-    pub fn new(passing: Passing) -> Self {
-        Self { passing, told: 0, teller: None }
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Is told that all before `position` was written to, or read from, the file that `file` opens. It is
+    /// Is told that all before `position` was written to the file that `file` opens. It is
     /// asked once, for a file that is open already.
     pub fn is_at(&mut self, position: u64, file: impl FnOnce() -> io::Result<File>) {
         // What was taken back will be written again.
@@ -61,7 +49,7 @@ impl PageCache {
             return;
         }
         if self.teller.is_none() {
-            self.teller = teller(self.passing, file).ok();
+            self.teller = teller(file).ok();
         }
         // When it is busy, it is told of more the next time.
         if self.teller.as_ref().is_some_and(|teller| teller.try_send(position).is_ok()) {
@@ -70,21 +58,18 @@ impl PageCache {
     }
 }
 
-fn teller(
-    passing: Passing,
-    file: impl FnOnce() -> io::Result<File>,
-) -> io::Result<SyncSender<u64>> {
+fn teller(file: impl FnOnce() -> io::Result<File>) -> io::Result<SyncSender<u64>> {
     let file = file()?;
     let (sender, positions) = mpsc::sync_channel(1);
     let name = "page-cache".to_owned();
-    std::thread::Builder::new().name(name).spawn(move || tell(passing, &file, &positions))?;
+    std::thread::Builder::new().name(name).spawn(move || tell(&file, &positions))?;
     Ok(sender)
 }
 
-fn tell(passing: Passing, file: &File, positions: &Receiver<u64>) {
+fn tell(file: &File, positions: &Receiver<u64>) {
     let mut told = Told::default();
     for position in positions {
-        for range in told.advice(passing, position) {
+        for range in told.advice(position) {
             if let Some(length) = NonZeroU64::new(range.end.saturating_sub(range.start)) {
                 // Where advice is not taken, all goes on as without.
                 let _ = rustix::fs::fadvise(file, range.start, Some(length), Advice::DontNeed);
@@ -104,17 +89,10 @@ impl Told {
     /// What the kernel is to forget when the file is at `position`. What is not on the disk yet it starts
     /// to write, and does not forget: so it is told of everything that was written at once, and again
     /// when it is not near any more.
-    fn advice(&mut self, passing: Passing, position: u64) -> [Range<u64>; 2] {
-        let (mut begin, mut forget) = (0..0, 0..0);
-        if passing != Passing::Read {
-            begin = self.begun..position;
-            self.begun = position;
-        }
-        if passing != Passing::Written {
-            let passed = position.saturating_sub(NEAR);
-            forget = self.forgotten..passed;
-            self.forgotten = passed;
-        }
+    fn advice(&mut self, position: u64) -> [Range<u64>; 2] {
+        let passed = position.saturating_sub(NEAR);
+        let (begin, forget) = (self.begun..position, self.forgotten..passed);
+        (self.begun, self.forgotten) = (position, passed);
         [begin, forget]
     }
 }
@@ -129,22 +107,20 @@ mod tests {
 
     #[test]
     fn what_is_told_of_has_passed() {
-        let check = |passing: Passing, steps: &[(u64, [Range<u64>; 2])]| {
-            let mut told = Told::default();
-            for (position, expected) in steps {
-                let expected = expected.clone().map(|of| of.start * MIB..of.end * MIB);
-                assert_eq!(told.advice(passing, position * MIB), expected, "{passing:?}");
-            }
+        let mut told = Told::default();
+        let mut check = |position: u64, expected: [Range<u64>; 2]| {
+            let expected = expected.map(|of| of.start * MIB..of.end * MIB);
+            assert_eq!(told.advice(position * MIB), expected, "{position}");
         };
-        check(Passing::Written, &[(64, [0..64, 0..0]), (80, [64..80, 0..0])]);
-        check(Passing::WrittenOnly, &[(64, [0..64, 0..0]), (80, [64..80, 0..16])]);
-        check(Passing::Read, &[(64, [0..0, 0..0]), (80, [0..0, 0..16])]);
+        check(64, [0..64, 0..0]);
+        check(80, [64..80, 0..16]);
+        check(96, [80..96, 16..32]);
     }
 
     #[test]
     fn small_files_are_left_alone() {
         let check = |steps: &[u64], expected: bool| {
-            let mut cache = PageCache::new(Passing::Read);
+            let mut cache = PageCache::new();
             for position in steps {
                 cache.is_at(position * MIB, || {
                     tempfile::tempfile().map(|file| File::from_parts(file, ""))
@@ -162,7 +138,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("large");
         let (mut written, mut bytes) = (File::create(&path).unwrap(), vec![0; 1 << 20]);
-        let mut cache = PageCache::new(Passing::WrittenOnly);
+        let mut cache = PageCache::new();
         for number in 1..=100_u8 {
             bytes.fill(number);
             written.write_all(&bytes).unwrap();

@@ -20,7 +20,6 @@ use crate::digest::{Digest, Hasher};
 use crate::layer::whiteout::at;
 use crate::metadata;
 use crate::oci::Descriptor;
-use crate::page_cache::{PageCache, Passing};
 use crate::session::Session;
 use growing::{End, Growing};
 
@@ -205,9 +204,7 @@ impl ContentStore {
         let file = File::options().create_new(true).write(true).open(&path)?;
         let file = BufWriter::with_capacity(256 << 10, file);
         let (store, hasher) = (self.clone(), Hasher::new());
-        let page_cache = PageCache::new(Passing::Written);
-        let path = Some(path);
-        Ok(BlobWriter { store, path, file, hasher, written: 0, growing: None, page_cache })
+        Ok(BlobWriter { store, path: Some(path), file, hasher, written: 0, growing: None })
     }
 
     /// Stores what `stream` yields to its end, which must have the given digest and size if any.
@@ -308,7 +305,6 @@ pub struct BlobWriter {
     written: u64,
     /// For those who read it meanwhile.
     growing: Option<Growing>,
-    page_cache: PageCache,
 }
 
 impl BlobWriter {
@@ -383,10 +379,8 @@ impl Write for BlobWriter {
         let written = self.file.write(bytes)?;
         self.hasher.update(&bytes[..written]);
         self.written += written as u64;
-        let in_file = self.in_file();
-        self.page_cache.is_at(in_file, || self.file.get_ref().try_clone());
         if let Some(growing) = &self.growing {
-            growing.is_at(in_file);
+            growing.is_at(self.in_file());
         }
         Ok(written)
     }

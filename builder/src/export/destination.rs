@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::page_cache::{PageCache, Passing};
+use rbuild_cache::page_cache::PageCache;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use tempfile::NamedTempFile;
 
@@ -65,7 +65,7 @@ impl DestinationWriter {
             }
         };
         let out = BufWriter::with_capacity(256 << 10, sink);
-        Ok(Self { out, page_cache: PageCache::new(Passing::WrittenOnly), untold: 0 })
+        Ok(Self { out, page_cache: PageCache::new(), untold: 0 })
     }
 
     /// Where the next byte goes; `None` for a pipe, which has no way back.

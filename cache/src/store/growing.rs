@@ -12,7 +12,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use fs_err::File;
 
 use crate::digest::Digest;
-use crate::page_cache::{PageCache, Passing};
 
 /// A blob that is being written. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -102,8 +101,7 @@ impl Growing {
 
     /// Reads it from byte `position` on, waiting for those that are not written yet.
     pub fn reader_from(&self, position: u64) -> GrowingReader {
-        let page_cache = PageCache::new(Passing::Read);
-        GrowingReader { blob: self.clone(), position, page_cache }
+        GrowingReader { blob: self.clone(), position }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,7 +120,6 @@ impl Growing {
 pub struct GrowingReader {
     blob: Growing,
     position: u64,
-    page_cache: PageCache,
 }
 
 impl Read for GrowingReader {
@@ -152,7 +149,6 @@ impl Read for GrowingReader {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         self.position += read as u64;
-        self.page_cache.is_at(self.position, || self.blob.0.file.try_clone());
         Ok(read)
     }
 }
