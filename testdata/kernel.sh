@@ -15,8 +15,8 @@ case $machine in
   *) echo "no kernel is known for $machine" >&2; exit 2 ;;
 esac
 target=$machine-unknown-linux-gnu
-compiler=cc
-[ "$machine" = "$(uname -m)" ] || compiler=$machine-linux-gnu-gcc
+compiler=cc foreign=()
+[ "$machine" = "$(uname -m)" ] || compiler=$machine-linux-gnu-gcc foreign=(--target "$target")
 testdata/packages.sh cargo cc $compiler mmdebstrap "qemu-system-$machine" mkfs.ext4 modprobe cpio
 export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 [ $compiler = cc ] || rustup -q target add "$target"
@@ -48,6 +48,7 @@ for name in virtio_pci virtio_blk ext4 overlay tun veth; do
     load+=("$plain")
   done < <(modprobe -d "${modules%/lib/modules}" -S "$version" --show-depends "$name" 2>/dev/null || true)
 done
+
 # The machine's disk: the tests, and the programs that they use.
 disk=$scratch/disk
 unpack "$disk" libc6 libgcc-s1 busybox-static uidmap util-linux coreutils passt slirp4netns
@@ -66,7 +67,7 @@ INIT
 chmod +x "$scratch/initrd/init"
 (cd "$scratch/initrd" && find . | cpio -o -H newc --quiet | gzip -1) >"$scratch/initrd.gz"
 
-tests=$(cargo test -p rbuild-solver --test sandbox --no-run --target "$target" --message-format=json |
+tests=$(cargo test -p rbuild-solver --test sandbox --no-run "${foreign[@]}" --message-format=json |
   sed -n 's/.*"executable":"\([^"]*sandbox-[^"]*\)".*/\1/p' | tail -1)
 mkdir -p "$disk"/{proc,sys,dev,tmp,run,root,home/ann,opt}
 chmod 1777 "$disk/tmp"
