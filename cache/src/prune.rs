@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::index::IndexError;
 use crate::layer;
-use crate::remove::remove_tree;
+use crate::remove::remove_any;
 use crate::snapshot::{SnapshotError, SnapshotId};
 use crate::state::StateFolder;
 use crate::store::hold_name;
@@ -109,11 +109,7 @@ pub fn remove(
         let aside = move_aside(state, some, now)?;
         for (entry, path) in some.iter().zip(aside) {
             let Some(path) = path else { continue };
-            if path.is_dir() {
-                remove_tree(&path)?;
-            } else {
-                fs_err::remove_file(&path)?;
-            }
+            remove_any(&path)?;
             gone(entry);
         }
     }

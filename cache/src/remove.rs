@@ -10,12 +10,11 @@ use std::path::Path;
 /// when that is what stands in the way.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs_err::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             open_up(path)?;
             fs_err::remove_dir_all(path)
         }
-        done => done,
+        done => missing_is_fine(done),
     }
 }
 
@@ -23,9 +22,16 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 pub fn remove_any(path: &Path) -> io::Result<()> {
     match fs_err::symlink_metadata(path) {
         Ok(there) if there.is_dir() => remove_tree(path),
-        Ok(_) => fs_err::remove_file(path),
+        Ok(_) => missing_is_fine(fs_err::remove_file(path)),
+        Err(e) => missing_is_fine(Err(e)),
+    }
+}
+
+/// Somebody else may remove the same meanwhile.
+fn missing_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
+        done => done,
     }
 }
 
@@ -54,6 +60,24 @@ mod tests {
         remove_tree(&top.path().join("a")).unwrap();
         assert!(!top.path().join("a").exists());
         remove_tree(&top.path().join("a")).unwrap();
+    }
+
+    #[test]
+    fn two_may_remove_the_same() {
+        let top = tempfile::tempdir().unwrap();
+        for round in 0..300 {
+            let path = top.path().join(round.to_string());
+            if round % 2 == 0 {
+                fs_err::write(&path, "").unwrap();
+            } else {
+                fs_err::create_dir_all(path.join("a/b")).unwrap();
+            }
+            std::thread::scope(|scope| {
+                let both = [(); 2].map(|()| scope.spawn(|| remove_any(&path)));
+                both.map(|done| done.join().unwrap().unwrap());
+            });
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::lock::retry_interrupted;
 use crate::metadata::Metadata;
-use crate::remove::remove_tree;
+use crate::remove::{remove_any, remove_tree};
 use crate::state::is_special;
 
 /// This process's folder below `tmp/`; dropped, it is gone.
@@ -174,7 +174,7 @@ pub fn remove_dead_sessions(tmp: &Path) -> io::Result<()> {
         if fs_err::symlink_metadata(&path)
             .is_ok_and(|about| about.is_symlink() || is_special(&about))
         {
-            fs_err::remove_file(&path)?;
+            remove_any(&path)?;
             continue;
         }
         match File::open(&path) {
@@ -186,9 +186,8 @@ pub fn remove_dead_sessions(tmp: &Path) -> io::Result<()> {
         }
     }
     drop(door);
-    dead.iter().try_for_each(|(path, _lock)| {
-        if path.is_dir() { remove_tree(path) } else { fs_err::remove_file(path) }
-    })
+    // One that ended by itself after it was opened here is gone already.
+    dead.iter().try_for_each(|(path, _lock)| remove_any(path))
 }
 
 /// All names that running sessions hold.
