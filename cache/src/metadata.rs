@@ -244,12 +244,9 @@ pub fn xattrs_at(folder: impl AsFd, name: &OsStr) -> io::Result<Xattrs> {
 
 /// Whether what is made in `folder` gets an access list from it (acl(5), "default ACL").
 pub fn hands_on_access(folder: &Path) -> bool {
-    match rustix::fs::lgetxattr(folder, "system.posix_acl_default", &mut [0_u8; 0]) {
-        Ok(_) => true,
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
-        // Who cannot ask takes care.
-        Err(_) => true,
-    }
+    let asked = rustix::fs::lgetxattr(folder, "system.posix_acl_default", &mut [0_u8; 0]);
+    // Who cannot ask takes care.
+    !matches!(asked, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
 /// Sets extended attributes of `name` in `folder`, links not followed.

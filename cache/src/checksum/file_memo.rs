@@ -169,7 +169,7 @@ impl FileMemo {
         let fresh_records = fresh.iter().map(|(version, digest)| record(version, digest));
         let mut records: Vec<[u8; RECORD]> =
             kept.map(|(record, _)| *record).chain(fresh_records).collect();
-        // Most of them are sorted.
+        #[expect(clippy::stable_sort_primitive, reason = "it makes use of most lying in order")]
         records.sort();
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut aside = tempfile::NamedTempFile::new_in(folder)?;

@@ -354,11 +354,11 @@ impl Plan {
                 Step::Mkdir { path, mode, parents, owner, time } => {
                     let path = destination.resolve(Path::new(path))?;
                     let (mode, owner, time) = (*mode, *owner, *time);
-                    let made = destination::NewDirectory { mode, owner, time };
+                    let new = destination::NewDirectory { mode, owner, time };
                     if *parents {
-                        destination.make_directories(&path, made)?;
+                        destination.make_directories(&path, new)?;
                     } else {
-                        destination.make_directory(&path, made)?;
+                        destination.make_directory(&path, new)?;
                     }
                 }
                 Step::WriteFile { path, mode, owner, data } => {

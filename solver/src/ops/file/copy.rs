@@ -204,17 +204,18 @@ fn copy_selection(
             let folder = path.parent().unwrap_or(Path::new(""));
             open.push((destination.open_directory(folder)?, items));
         }
-        let make =
+        let place_of_items =
             Place { step, selection, below: destination.below(), links: destination.links() };
-        let make = |open: &OpenDirectory, item: &Item| make.make(item, open, &name_of(item));
-        let made: Result<Vec<Vec<Option<Made>>>, FileError> = match &open[..] {
+        let make =
+            |open: &OpenDirectory, item: &Item| place_of_items.make(item, open, &name_of(item));
+        let files: Result<Vec<Vec<Option<Made>>>, FileError> = match &open[..] {
             [(open, [item])] => make(open, item).map(|made| vec![vec![made]]),
             open => open
                 .par_iter()
                 .map(|(open, items)| items.par_iter().map(|item| make(open, item)).collect())
                 .collect(),
         };
-        destination.note_all(made?.into_iter().flatten().flatten().collect());
+        destination.note_all(files?.into_iter().flatten().flatten().collect());
     }
     for (first, path) in links {
         let folder = path.parent().unwrap_or(Path::new(""));

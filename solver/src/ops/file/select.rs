@@ -229,16 +229,16 @@ pub(super) fn select(
     filter.take_in(Path::new(""), &found.root)?;
     let to_source = found.root.path().as_os_str().len();
     let walk = Walk { view, memo, filter, to_source };
-    let (mut root, seen) = walk.look(found.root, Matched::Copied)?;
+    let (mut source, seen) = walk.look(found.root, Matched::Copied)?;
     if seen == Seen::Unread {
-        let (digest, metadata) = memo.digest(view, &root.entry)?;
-        root.be_read(digest, metadata);
+        let (digest, metadata) = memo.digest(view, &source.entry)?;
+        source.be_read(digest, metadata);
     }
     let mut pieces = Vec::new();
-    if root.metadata().is_directory() {
-        pieces = walk.below(&root.entry, &said)?;
+    if source.metadata().is_directory() {
+        pieces = walk.below(&source.entry, &said)?;
     }
-    pieces.insert(0, vec![root]);
+    pieces.insert(0, vec![source]);
     note_hard_links(&mut pieces);
     Ok(Selection { view: view.clone(), name: found.name, pieces: Arc::new(pieces) })
 }

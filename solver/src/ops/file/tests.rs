@@ -77,7 +77,7 @@ pub(super) fn show(view: &View) -> String {
 
 /// Trees to copy from and to, as root: all of this sets owners.
 pub(super) struct Place {
-    _state_folder: tempfile::TempDir,
+    state_folder: tempfile::TempDir,
     state: StateFolder,
     base: Option<tempfile::TempDir>,
     pub(super) context: tempfile::TempDir,
@@ -96,7 +96,7 @@ impl Place {
         fs::set_permissions(layer.path(), PermissionsExt::from_mode(0o755)).unwrap();
         Some(Self {
             state: StateFolder::open(state_folder.path().join("state")).unwrap(),
-            _state_folder: state_folder,
+            state_folder,
             base: (!base.is_empty()).then(|| make(base)),
             context: make(context),
             layer,
@@ -595,7 +595,7 @@ fn only_what_a_layer_was_committed_with_is_linked_from_it() {
         change(&file);
         fs::write(place.context.path().join("d/f2"), "changed").unwrap();
         // As a later build: this process would trust what it made.
-        let later = StateFolder::open(place._state_folder.path().join("state")).unwrap();
+        let later = StateFolder::open(place.state_folder.path().join("state")).unwrap();
         let second = commit(&later);
         let expected: Vec<String> = (0..60)
             .map(|number| if number == 2 { "changed".into() } else { number.to_string() })
