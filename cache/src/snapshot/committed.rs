@@ -141,15 +141,7 @@ impl Committed {
             return Ok(Some(found.snapshot.clone()));
         }
         self.session.hold(id.as_str())?;
-        let path = self.folder.join(id.as_str()).join("meta");
-        let file = match fs_err::File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // A folder without `meta` is what a power loss left.
-                self.take_away(id)?;
-                return Ok(None);
-            }
-            opened => opened?,
-        };
+        let Some(file) = self.open_meta(id)? else { return Ok(None) };
         let meta = match self.read_meta(file)? {
             Some(meta) if *meta.boot == *self.boot => Some(meta),
             // In an earlier boot; or its files were looked at and are well.
@@ -163,6 +155,22 @@ impl Committed {
         };
         let snapshot = Snapshot { id: id.clone(), content: meta.content, size: meta.size };
         Ok(Some(self.note(snapshot, Some(meta.stamp), &meta)))
+    }
+
+    /// The `meta` of `id`, if there is one. A folder without is what a power loss left, and goes.
+    fn open_meta(&self, id: &SnapshotId) -> Result<Option<fs_err::File>, SnapshotError> {
+        let folder = self.folder.join(id.as_str());
+        let open = || missing_is_none(fs_err::File::open(folder.join("meta")));
+        let meta = open()?;
+        if meta.is_some() || missing_is_none(fs_err::symlink_metadata(&folder))?.is_none() {
+            return Ok(meta);
+        }
+        // Somebody may have committed it since: what they move here has its `meta`.
+        let meta = open()?;
+        if meta.is_none() {
+            self.take_away(id)?;
+        }
+        Ok(meta)
     }
 
     /// What `file` says, if it is whole. Notes that the snapshot is used.
@@ -319,6 +327,13 @@ fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
+fn missing_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +375,26 @@ mod tests {
         check(&|folder| fs_err::remove_file(folder.join("fs/a")).unwrap(), false);
         check(&|folder| fs_err::write(folder.join("meta"), "").unwrap(), false);
         check(&|folder| fs_err::remove_file(folder.join("meta")).unwrap(), false);
+    }
+
+    #[test]
+    fn looking_for_what_is_just_committed_does_it_no_harm() {
+        let top = tempfile::tempdir().unwrap();
+        let [ours, theirs] = [(); 2].map(|()| StateFolder::open(top.path()).unwrap());
+        for _ in 0..300 {
+            let (id, draft) = (SnapshotId::random(), ours.snapshots().draft().unwrap());
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        theirs.snapshots().get(&id).unwrap();
+                    }
+                });
+                ours.snapshots().commit(&id, draft).unwrap();
+                done.store(true, Ordering::Relaxed);
+            });
+            assert!(ours.snapshots().folder(&id).exists());
+        }
     }
 
     #[test]
