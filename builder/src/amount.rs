@@ -38,7 +38,7 @@ impl Room {
 /// Reads a time as Go does, before which days and weeks may stand: `1h30m`, `1.5h`, `30d`, `2w`. There
 /// is none below zero.
 pub fn duration(text: &str) -> Option<Duration> {
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
     let (mut rest, mut days) = (text.trim(), None::<u32>);
     for (unit, length) in [('w', 7), ('d', 1)] {
         if let Some((number, behind)) = rest.split_once(unit) {

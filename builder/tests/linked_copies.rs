@@ -89,10 +89,10 @@ fn files_that_the_store_holds_are_linked_wherever_they_are_copied() {
 /// one folder) gets no more: it is copied.
 #[test]
 fn a_file_with_all_the_names_it_can_have_is_copied() {
+    const FEW: u32 = 200_000;
     if lacking(&needs::STEPS) {
         return;
     }
-    const FEW: u32 = 200_000;
     let rbuild = Rbuild::new();
     let context = context(&[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
     for n in 0..60 {

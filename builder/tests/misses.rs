@@ -109,8 +109,8 @@ fn a_source_elsewhere_that_moved_is_named() {
         return;
     }
     let rbuild = Rbuild::new();
-    let served = Arc::new(Mutex::new("one"));
-    let serving = Arc::clone(&served);
+    let text = Arc::new(Mutex::new("one"));
+    let serving = Arc::clone(&text);
     let server = FaultyRegistry::start(move |asked| {
         let body = serving.lock().unwrap().as_bytes();
         let etag = format!("\"{}\"", Digest::of(body));
@@ -146,7 +146,7 @@ fn a_source_elsewhere_that_moved_is_named() {
     let of_file = |text: &str| format!("the source is {}", &Digest::of(text).to_string()[..20]);
     check([&["first build"; 2]; 2]);
     check([&[]; 2]);
-    *served.lock().unwrap() = "two";
+    *text.lock().unwrap() = "two";
     check([&[&of_file("two"), "`file` changed"], &["input step `[1/3] ADD http"]]);
     let explained = rbuild.command().args(["explain", "1"]).succeeds().stdout;
     for text in [format!("- {}", Digest::of("one")), format!("+ {}", Digest::of("two"))] {

@@ -74,7 +74,9 @@ mod tests {
             }
             std::thread::scope(|scope| {
                 let both = [(); 2].map(|()| scope.spawn(|| remove_any(&path)));
-                both.map(|done| done.join().unwrap().unwrap());
+                for done in both {
+                    done.join().unwrap().unwrap();
+                }
             });
             assert!(!path.exists());
         }

@@ -134,6 +134,11 @@ fn steps_are_fast() {
     println!("    {} us a step at best, {} us in the middle", times[0], times[50]);
     // Where owners are remembered, one more process is asked about every file that is opened.
     let most = if has_users() { 20_000 } else { 60_000 };
-    let most = if std::env::var_os("RBUILD_EMULATED").is_some() { u128::MAX } else { most };
-    assert!(times[0] < most);
+    assert!(times[0] < most || is_emulated());
+}
+
+/// Whether `testdata/kernel.sh` runs this on a machine on which everything takes long.
+#[allow(clippy::disallowed_methods, reason = "a test is asked by its environment")]
+fn is_emulated() -> bool {
+    std::env::var_os("RBUILD_EMULATED").is_some()
 }
