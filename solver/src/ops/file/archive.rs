@@ -60,7 +60,10 @@ impl Archive {
         let new =
             NewDirectory { mode: 0o755, owner: self.owner.unwrap_or_default(), time: self.time };
         destination.make_directories(&root, new)?;
-        let file = self.view.open(&self.entry)?;
+        let file = self
+            .view
+            .open(&self.entry)
+            .map_err(|error| FileError::of_opening(&self.view, &self.entry, error))?;
         let failed = |source| FileError::io(self.entry.path(), source);
         let again = file.try_clone().map_err(failed)?;
         let stream = decompress(file).map_err(failed)?;

@@ -489,7 +489,9 @@ fn create(
             metadata::set_owner_at(folder, name, uid, gid)?;
         }
         (Content::File(digest), _) => {
-            let source = view.open(&item.entry).map_err(Wrapped)?;
+            let source = view
+                .open(&item.entry)
+                .map_err(|error| Wrapped(FileError::of_opening(view, &item.entry, error)))?;
             let file = new_file(folder, name)?;
             copy_bytes(&source, &file, item.metadata().size)?;
             if view.may_change() {

@@ -8,7 +8,8 @@ use rbuild_cache::layer::tar_reader::TarError;
 use rbuild_cache::limits::Exceeded;
 use rbuild_cache::pattern::PatternError;
 use rbuild_cache::snapshot::SnapshotError;
-use rbuild_cache::view::ViewError;
+use rbuild_cache::view::{Entry, View, ViewError};
+use rustix::io::Errno;
 
 /// Says why files could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,23 @@ pub enum FileError {
 impl FileError {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: Path::new("/").join(path), source }
+    }
+
+    /// `error` of opening the file `entry` of `view`. What somebody has taken from a context, or put
+    /// something else in the place of, since it was found, is no fault: it has to be looked for anew.
+    pub(super) fn of_opening(view: &View, entry: &Entry, error: ViewError) -> Self {
+        let is_other = match &error {
+            ViewError::NotAFile(_) => true,
+            ViewError::Io { source, .. } => {
+                source.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+            }
+            ViewError::TooManyLinks(_) => false,
+        };
+        if view.may_change() && is_other {
+            Self::Changed(entry.absolute_path())
+        } else {
+            Self::View(error)
+        }
     }
 }
 

@@ -513,6 +513,22 @@ fn what_changed_since_it_was_hashed_is_not_copied() {
     fs::write(place.context.path().join("d/f"), "2").unwrap();
     let error = changed.execute(place.layer.path()).unwrap_err();
     assert_eq!(error.to_string(), "`/d/f` changed during the build");
+    // Other stages, which find a context as the first one did, may copy much later.
+    let file = place.context.path().join("d/f");
+    let others: [&dyn Fn(); 3] =
+        [&|| fs::remove_file(&file).unwrap(), &|| symlink("/etc/passwd", &file).unwrap(), &|| {
+            fs::remove_file(&file).unwrap();
+            fs::create_dir(&file).unwrap();
+        }];
+    let found: Vec<Plan> = others.iter().map(|_| plan(&place)).collect();
+    for (replace, found) in others.iter().zip(found) {
+        replace();
+        let layer = Place::new(&[], &[]).unwrap();
+        let error = found.execute(layer.layer.path()).unwrap_err();
+        assert_eq!(error.to_string(), "`/d/f` changed during the build");
+    }
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, "2").unwrap();
     let touched = plan(&place);
     let file = fs::File::options().append(true).open(place.context.path().join("d/f")).unwrap();
     rbuild_cache::metadata::set_modified(&file, rbuild_cache::metadata::Timestamp::default())
