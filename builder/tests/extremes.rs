@@ -6,10 +6,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use crate::base::busybox;
-use crate::needs::{self, Need, lacking};
+use crate::needs::{self, lacking};
 use crate::rbuild::{Rbuild, context, write};
-use crate::user::{self, User, Users};
+use crate::user::{User, Users};
 
 /// A step can make folders by going down one by one whose path nothing can name as a whole.
 #[test]
@@ -55,11 +54,7 @@ fn variables_that_are_too_long_are_named() {
 /// Pipes, sockets, names without any rule, and many of them, as every kind of user.
 #[test]
 fn odd_files_are_copied_whoever_builds() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),

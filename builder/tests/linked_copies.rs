@@ -3,18 +3,29 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use tempfile::TempDir;
+
 use crate::figure::figure;
 use crate::needs::{self, lacking};
 use crate::rbuild::{Rbuild, context, scratch, write};
 
 /// The inodes of the files called `name` in the snapshots of the state folder.
-fn inodes(root: &Path, name: &str) -> Vec<u64> {
+pub(crate) fn inodes(root: &Path, name: &str) -> Vec<u64> {
     let mut inodes = Vec::new();
     for snapshot in fs_err::read_dir(root.join("snapshots")).unwrap() {
         let file = snapshot.unwrap().path().join("fs").join(name);
         inodes.extend(fs_err::symlink_metadata(file).ok().map(|metadata| metadata.ino()));
     }
     inodes
+}
+
+/// A context that is copied as it is: of fewer files, COPY does not look for those that the store has.
+fn many_files() -> TempDir {
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
+    for n in 0..60 {
+        write(context.path().join(format!("data/{n}")), &format!("{n}\n"));
+    }
+    context
 }
 
 #[test]
@@ -65,10 +76,7 @@ fn files_that_the_store_holds_are_linked_wherever_they_are_copied() {
         return;
     }
     let rbuild = Rbuild::new();
-    let context = context(&[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
-    for n in 0..60 {
-        write(context.path().join(format!("data/{n}")), &format!("{n}\n"));
-    }
+    let context = many_files();
     rbuild.build(&context).succeeds();
     let first = inodes(&rbuild.root, "data/7");
     write(
@@ -94,10 +102,7 @@ fn a_file_with_all_the_names_it_can_have_is_copied() {
         return;
     }
     let rbuild = Rbuild::new();
-    let context = context(&[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
-    for n in 0..60 {
-        write(context.path().join(format!("data/{n}")), &format!("{n}\n"));
-    }
+    let context = many_files();
     rbuild.build(&context).succeeds();
     let (inode, names) = (inodes(&rbuild.root, "data/7")[0], rbuild.root.join("names"));
     fs_err::create_dir(&names).unwrap();
@@ -126,14 +131,11 @@ fn steps_see_no_links_of_the_store() {
         return;
     }
     let rbuild = Rbuild::new();
-    let context = context(&[]);
+    let context = many_files();
     let build = |dockerfile: &str| {
         write(context.path().join("Dockerfile"), dockerfile);
         rbuild.build(&context)
     };
-    for n in 0..60 {
-        write(context.path().join(format!("data/{n}")), &format!("{n}\n"));
-    }
     let one_name = "RUN test \"$(find /data /made ! -type d ! -links 1)\" = ''\n";
     let made = "FROM busybox AS made\n\
                 RUN mkdir /made && head -c 2000000 /dev/urandom > /made/large\n";

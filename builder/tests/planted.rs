@@ -6,12 +6,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::base::busybox;
 use crate::figure::figure;
 use crate::needs::{self, Need, lacking};
 use crate::promise::is_refusal;
 use crate::rbuild::{Outcome, Rbuild, context, run, scratch};
-use crate::user::{self, User, Users};
+use crate::user::{User, Users};
 
 /// Runs a shell script as somebody whose account on this machine is of no use.
 fn as_nobody(script: &str) -> std::process::Output {
@@ -105,11 +104,7 @@ fn what_is_no_file_is_not_waited_for() {
 /// A state folder that is somebody else's, or that everybody may change, is not built in.
 #[test]
 fn folders_of_others_are_refused() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     crate::rbuild::write(context.join("Dockerfile"), "FROM busybox\nRUN echo a > /a\n");
     for user in User::ALL {
@@ -142,11 +137,7 @@ fn folders_of_others_are_refused() {
 /// A layer can hold a setuid shell: nobody else on the machine gets to it, nor to what is private.
 #[test]
 fn layers_are_closed_to_others() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     crate::rbuild::write(
         context.join("Dockerfile"),

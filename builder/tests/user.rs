@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::needs::Need;
+use crate::base::busybox;
+use crate::needs::{Need, lacking};
 use crate::rbuild::{Outcome, run};
 
 /// What tests need that run rbuild as every kind of user.
@@ -56,6 +57,16 @@ impl Users {
         fs_err::write(folder.path().join("none"), "").unwrap();
         fs_err::write(folder.path().join("ranges"), "nobody:2000000:65536\n").unwrap();
         Self { folder }
+    }
+
+    /// Users, and the argument that names the busybox base; `None` where something is lacking.
+    pub(crate) fn of_busybox() -> Option<(Self, String)> {
+        if lacking(&[&NEEDED[..], &[Need::Program("busybox")]].concat()) {
+            return None;
+        }
+        let users = Self::new();
+        let base = users.base("busybox", busybox());
+        Some((users, base))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -6,20 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::archive::OciArchive;
-use crate::base::{busybox, debian};
+use crate::base::debian;
 use crate::needs::{Need, lacking};
 use crate::rbuild::{Outcome, write};
 use crate::user::{self, User, Users};
-
-/// Who builds, and the argument that names the busybox base; `None` where something is lacking.
-fn users_of_busybox() -> Option<(Users, String)> {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return None;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
-    Some((users, base))
-}
 
 /// Builds as every kind of user, side by side.
 fn build_as_all(
@@ -62,7 +52,7 @@ fn check_same(users: &Users, dockerfile: &str, base: &str) {
 
 #[test]
 fn owners_are_the_same_whoever_builds() {
-    let Some((users, base)) = users_of_busybox() else { return };
+    let Some((users, base)) = Users::of_busybox() else { return };
     check_same(
         &users,
         r"
@@ -99,7 +89,7 @@ RUN chroot / stat -c %u /t/d/a > /chrooted && chown ann /chrooted
 
 #[test]
 fn secrets_have_their_owners_whoever_builds() {
-    let Some((users, base)) = users_of_busybox() else { return };
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),
@@ -263,7 +253,7 @@ COPY --from=made /home/ann /home/ann
 /// Without overlayfs, trees are copied: that is said once, and the files are the same.
 #[test]
 fn without_overlayfs_trees_are_copied() {
-    let Some((users, base)) = users_of_busybox() else { return };
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),
@@ -314,11 +304,7 @@ fn without_overlayfs_trees_are_copied() {
 /// What steps made as other users is counted, checked and removed by who built it.
 #[test]
 fn who_builds_also_keeps_house() {
-    if lacking(&[&user::NEEDED[..], &[Need::Program("busybox")]].concat()) {
-        return;
-    }
-    let users = Users::new();
-    let base = users.base("busybox", busybox());
+    let Some((users, base)) = Users::of_busybox() else { return };
     let context = users.path("context");
     write(
         context.join("Dockerfile"),
