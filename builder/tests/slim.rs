@@ -1,6 +1,7 @@
 //! `--slim` end to end on a small Debian: what is left of it, that it still works, what is said.
 
 use crate::base::debian;
+use crate::linked_copies::inodes;
 use crate::needs::{Need, lacking};
 use crate::rbuild::{Rbuild, context, scratch, write};
 
@@ -73,7 +74,8 @@ fn an_image_is_slimmed_proven_and_explained() {
     assert_ne!(before[1], after[1]);
 }
 
-/// Files of the store get no second names by slimming: `gzip` and others refuse files that have two.
+/// Files of the store that steps see get no second names by slimming: `gzip` and others refuse files
+/// that have two.
 #[test]
 fn steps_see_nothing_of_what_was_slimmed_before() {
     if lacks() {
@@ -83,6 +85,10 @@ fn steps_see_nothing_of_what_was_slimmed_before() {
     let folder = context(&[("Dockerfile", DOCKERFILE), ("words", "b\na\n")]);
     let build = || rbuild.build(&folder).base("debian:bookworm", debian());
     build().args(["--slim=closure", "-t", "words"]).succeeds();
+    let words = inodes(&rbuild.root, "app/words");
+    assert_eq!(words, [words[0]; 2], "what no step sees is linked");
+    let sort = inodes(&rbuild.root, "usr/bin/sort");
+    assert!(sort.len() == 2 && sort[0] != sort[1], "a base image is not: {sort:?}");
     let step = "RUN test $(stat -c %h /usr/bin/sort /app/words | sort -u) = 1\n";
     write(folder.path().join("Dockerfile"), &format!("{DOCKERFILE}{step}"));
     build().succeeds();

@@ -117,7 +117,13 @@ impl Graph {
 
     /// The vertices whose results some step sees: as the tree that it runs in, or by a mount.
     pub fn seen_by_steps(&self) -> HashSet<VertexId> {
-        let runs = |id: &VertexId| matches!(self.vertex(*id).op, Op::Run(_) | Op::Slim(_));
+        let runs = |id: &VertexId| match &self.vertex(*id).op {
+            Op::Run(_) => true,
+            // Otherwise the image is run, full and slim.
+            Op::Slim(op) => op.mode != SlimMode::Closure,
+            Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
+            Op::File(_) | Op::Merge => false,
+        };
         let mut open: Vec<VertexId> =
             self.ids().filter(runs).flat_map(|id| self.inputs(id)).collect();
         let mut seen = HashSet::new();
@@ -193,6 +199,34 @@ mod tests {
         assert_eq!(graph.reachable(&[b]), [base, a, b]);
         assert_eq!(graph.inputs(b), [a, base]);
         assert!(!graph.reachable(&[b]).contains(&unused));
+    }
+
+    #[test]
+    fn what_is_slimmed_is_seen_where_it_is_run() {
+        for (mode, expected) in
+            [(SlimMode::Closure, false), (SlimMode::Auto, true), (SlimMode::Trace, true)]
+        {
+            let mut graph = Graph::new();
+            let full = graph.add(scratch(), &[]);
+            let op = SlimOp {
+                rules: SlimOp::RULES,
+                mode,
+                command: vec!["run".into()],
+                env: Vec::new(),
+                cwd: "/".into(),
+                user: None,
+                healthcheck: Vec::new(),
+                volumes: Vec::new(),
+                probe: SlimProbe::default(),
+                probe_timeout: 0,
+                keep: Vec::new(),
+                drop: Vec::new(),
+                base: SlimBase::None,
+                platform: rbuild_cache::oci::Platform::host(),
+            };
+            graph.add(Vertex { op: Op::Slim(Box::new(op)), ..scratch() }, &[full]);
+            assert_eq!(graph.seen_by_steps().contains(&full), expected, "{mode:?}");
+        }
     }
 
     #[test]

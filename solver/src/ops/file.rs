@@ -35,7 +35,7 @@ use self::archive::Archive;
 use self::destination::{Destination, Written};
 pub use self::error::FileError;
 use self::mode::Chmod;
-use self::reuse::Links;
+pub(in crate::ops) use self::reuse::Links;
 pub use self::reuse::Sharing;
 use self::select::{Item, Selection};
 use self::source::{Learned, Memos};

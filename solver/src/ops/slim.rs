@@ -11,7 +11,7 @@
 //!    files (`charset`, `locale`, `certificates`, …), whole runtimes (`python`, `java`, …).
 //! 4. `base`, `licenses` and `metadata` add what every image has, what has to be handed on, and what
 //!    scanners read.
-//! 5. `layers` writes the result; `report` says why, and is kept as a third layer: it is found,
+//! 5. `layers` and `transfer` write the result; `report` says why, and is kept as a third layer: it is found,
 //!    shared and pruned with the result.
 //!
 //! With `--slim=auto` and `--slim=trace` the image is run as well, full and slim, and asked (`probe`,
@@ -53,6 +53,7 @@ mod shebang;
 mod shell;
 mod subject;
 mod terminal;
+mod transfer;
 mod verify;
 
 use rbuild_cache::digest::{CacheKey, Digest, TreeDigest};
@@ -67,6 +68,7 @@ use self::report::SlimReport;
 use crate::error::Cause;
 use crate::graph::{SlimMode, SlimOp};
 use crate::key::{self, InputDigest};
+use crate::ops::file::Sharing;
 use crate::ops::{Work, Worker, blocking, tree};
 use crate::progress::EventKind;
 use crate::single_flight;
@@ -97,11 +99,15 @@ impl Worker {
         let from = full.digest();
         let (state, slim_op) = (self.surroundings.state.clone(), op.clone());
         let can_run = can_run(op);
+        // What is run is seen by a step.
+        let shares = work.sharing && !can_run;
+        let sharing = if shares { Sharing::Allowed } else { Sharing::Forbidden };
         let subject = blocking(move || Ok(Subject::read(&view, from)?)).await?;
         let mut slimmed = if can_run {
             self.slim_verified(work, op, &full, subject).await?
         } else {
-            blocking(move || Ok(subject.slim(&slim_op, &Observed::default(), &state)?)).await?
+            let slim = move || Ok(subject.slim(&slim_op, &Observed::default(), &state, sharing)?);
+            blocking(slim).await?
         };
         if !can_run && op.mode != SlimMode::Closure {
             let note = format!("nothing of an image for {} can be run here", op.platform);

@@ -101,7 +101,7 @@ impl Wanted {
 
 /// Links files of the store into one new layer.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(in crate::ops) struct Links {
     state: StateFolder,
     lists: Vec<List>,
     /// The files that were linked, by inode.
@@ -118,8 +118,13 @@ impl Links {
         let list = |id: SnapshotId| List::read(state.snapshots().note(&id, Note::Files).ok()??, id);
         let ids: Vec<SnapshotId> = ids.into_iter().take(LISTS).collect();
         let lists: Vec<Option<List>> = ids.into_par_iter().map(list).collect();
+        Self { lists: lists.into_iter().flatten().collect(), ..Self::between_layers(state) }
+    }
+
+    /// Links nothing but files of layers that are at hand ([`Links::link_entry`]).
+    pub(in crate::ops) fn between_layers(state: &StateFolder) -> Self {
         Self {
-            lists: lists.into_iter().flatten().collect(),
+            lists: Vec::new(),
             state: state.clone(),
             linked: Mutex::default(),
             sources: Mutex::default(),
@@ -128,7 +133,7 @@ impl Links {
     }
 
     /// Whether anything was linked.
-    pub(super) fn any(&self) -> bool {
+    pub(in crate::ops) fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
     }
 
@@ -172,7 +177,7 @@ impl Links {
     }
 
     /// The same for the file that is `entry` of `view`.
-    pub(super) fn link_entry(
+    pub(in crate::ops) fn link_entry(
         &self,
         view: &View,
         entry: &Entry,

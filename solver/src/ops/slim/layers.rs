@@ -1,27 +1,26 @@
 //! The result as two layers: what the distribution contributes below, what is the user's above.
 //!
-//! Files are copies of those of the layers that were slimmed, and all about them stays: owners, modes,
-//! times, holes, attributes, capabilities, and which of them are hard links of one another. Folders
-//! are made anew. The time of a folder of the distribution is that of the newest file that is kept
-//! in it: its own tells when something was last put beside them, and the lower layer would change
-//! with the application.
+//! Files are those of the layers that were slimmed (`transfer`). Folders are made anew. The time of a
+//! folder of the distribution is that of the newest file that is kept in it: its own tells when
+//! something was last put beside them, and the lower layer would change with the application.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
+use rbuild_cache::layer::content::KnownFile;
 use rbuild_cache::metadata::{self, Metadata, Timestamp};
-use rbuild_cache::snapshot::{Snapshot, SnapshotId};
+use rbuild_cache::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use rbuild_cache::state::StateFolder;
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom as Seek};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use super::SlimError;
 use super::files::{FileId, Files};
 use super::partition::{Origin, Partition};
+use super::transfer::Transfer;
+use crate::ops::file::{Links, Sharing};
 
 /// Something that the result has and the tree has not, or not so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,10 +106,20 @@ impl<'a> Layers<'a> {
         layers
     }
 
-    /// Writes a layer and commits it.
-    pub(super) fn commit(&self, part: Part, state: &StateFolder) -> Result<Snapshot, SlimError> {
+    /// Writes a layer and commits it. Its files are links where `sharing` is allowed.
+    pub(super) fn commit(
+        &self,
+        part: Part,
+        state: &StateFolder,
+        sharing: Sharing,
+    ) -> Result<Snapshot, SlimError> {
         let draft = state.snapshots().draft()?;
-        self.write(part, &draft.folder())?;
+        let links = (sharing == Sharing::Allowed).then(|| Links::between_layers(state));
+        let known = self.write(part, &draft.folder(), links.as_ref())?;
+        if links.is_some_and(|links| links.any()) {
+            draft.set_linked().map_err(SnapshotError::from)?;
+        }
+        draft.know_all(known);
         Ok(state.snapshots().commit(&SnapshotId::random(), draft)?)
     }
 
@@ -121,19 +130,25 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Writes a layer into the empty folder `target`.
-    fn write(&self, part: Part, target: &Path) -> Result<(), SlimError> {
+    /// Writes a layer into the empty folder `folder`; returns what is known of its files.
+    fn write(
+        &self,
+        part: Part,
+        folder: &Path,
+        links: Option<&Links>,
+    ) -> Result<HashMap<PathBuf, KnownFile>, SlimError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let target = rustix::fs::open(target, flags, Mode::empty())
+        let target = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(|error| SlimError::io(Path::new(""), error.into()))?;
         let items = self.items(part);
         let mut folders: BTreeSet<PathBuf> = BTreeSet::from([PathBuf::new()]);
         for path in items.keys() {
             folders.extend(path.ancestors().skip(1).map(Path::to_owned));
         }
+        let mut kept = Vec::new();
         for (path, item) in items {
             match item {
-                Item::Kept(id) if !self.files.is_directory(*id) => {}
+                Item::Kept(id) if !self.files.is_directory(*id) => kept.push(*id),
                 Item::Made(Made { kind: MadeKind::File(_), .. }) => {}
                 Item::Kept(_) | Item::Made(_) => _ = folders.insert(path.clone()),
             }
@@ -142,7 +157,10 @@ impl<'a> Layers<'a> {
             rustix::fs::mkdirat(&target, folder, Mode::RWXU)
                 .map_err(|error| SlimError::io(folder, error.into()))?;
         }
-        self.write_kept(items, target.as_fd())?;
+        let hands_on_access = metadata::hands_on_access(folder);
+        let transfer =
+            Transfer { files: self.files, target: target.as_fd(), links, hands_on_access };
+        let known = transfer.write(&kept)?;
         for (path, item) in items {
             if let Item::Made(made) = item {
                 write_made(made, target.as_fd()).map_err(|error| SlimError::io(path, error))?;
@@ -154,67 +172,7 @@ impl<'a> Layers<'a> {
             let dressed = self.dress(folder, items.get(folder), target.as_fd());
             dressed.map_err(|error| SlimError::io(folder, error))?;
         }
-        Ok(())
-    }
-
-    /// Writes the files that are kept, by all threads; names of one file stay so.
-    fn write_kept(
-        &self,
-        items: &BTreeMap<PathBuf, Item>,
-        target: BorrowedFd<'_>,
-    ) -> Result<(), SlimError> {
-        let mut first: HashMap<(&Path, u64), &Path> = HashMap::new();
-        let (mut files, mut names) = (Vec::new(), Vec::new());
-        for (path, item) in items {
-            let Item::Kept(id) = item else { continue };
-            let entry = &self.files.get(*id).entry;
-            if self.files.is_directory(*id) {
-                continue;
-            }
-            // Two layers of a store may have a file in common; that is no hard link of the image.
-            let file = (self.files.view().layer_of(entry), entry.metadata().inode);
-            match first.entry(file).or_insert(path) {
-                first if *first == path => files.push((path, *id)),
-                first => names.push((*first, path)),
-            }
-        }
-        files.par_iter().try_for_each(|(path, id)| {
-            self.copy(*id, path, target).map_err(|error| SlimError::io(path, error))
-        })?;
-        for (first, path) in names {
-            rustix::fs::linkat(target, first, target, path, AtFlags::empty())
-                .map_err(|error| SlimError::io(path, error.into()))?;
-        }
-        Ok(())
-    }
-
-    /// Makes a copy of what is no folder, a reflink where the file system has them. A link would show
-    /// in steps that see the layers that were slimmed (`cache/src/snapshot/sharing.rs`); but nobody
-    /// minds a second name of a device, a pipe or a socket.
-    fn copy(&self, id: FileId, path: &Path, target: BorrowedFd<'_>) -> io::Result<()> {
-        let entry = &self.files.get(id).entry;
-        let view = self.files.view();
-        let name = path.as_os_str();
-        let Metadata { uid, gid, mode, modified, size, .. } = *entry.metadata();
-        if entry.metadata().is_symlink() {
-            let to = view.read_link(entry).map_err(io::Error::other)?;
-            rustix::fs::symlinkat(&to, target, path)?;
-            metadata::set_owner_at(target, name, uid, gid)?;
-        } else if entry.metadata().is_file() {
-            let mut source = view.open(entry).map_err(io::Error::other)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(target, path, flags, Mode::RUSR | Mode::WUSR)?;
-            let mut file = std::fs::File::from(file);
-            copy_sparse(&mut source, &mut file, size)?;
-            // A new owner takes capabilities away, and not every mode lets attributes be set.
-            metadata::set_owner_at(target, name, uid, gid)?;
-            let xattrs = view.xattrs(entry).map_err(io::Error::other)?;
-            metadata::set_xattrs_at(target, name, &xattrs)?;
-            metadata::set_mode_at(target, name, mode)?;
-        } else {
-            return view.link(entry, target, name);
-        }
-        metadata::set_modified_at(target, name, modified)
+        Ok(known)
     }
 
     /// Gives the folder at `path` its owner, mode, attributes and time.
@@ -287,29 +245,4 @@ fn write_made(made: &Made, target: BorrowedFd<'_>) -> io::Result<()> {
     file.write_all(bytes)?;
     metadata::set_owner_and_mode(&file, made.uid, made.gid, made.mode)?;
     metadata::set_modified(&file, made.time)
-}
-
-/// Copies `size` bytes; holes stay holes.
-fn copy_sparse(
-    source: &mut std::fs::File,
-    target: &mut std::fs::File,
-    size: u64,
-) -> io::Result<()> {
-    let mut position = 0;
-    while position < size {
-        let start = match rustix::fs::seek(&*source, Seek::Data(position)) {
-            Ok(start) => start,
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => break,
-            // File systems that know no holes.
-            Err(Errno::INVAL) => position,
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(&*source, Seek::Hole(start)).unwrap_or(size).min(size);
-        source.seek(SeekFrom::Start(start))?;
-        target.seek(SeekFrom::Start(start))?;
-        io::copy(&mut io::Read::take(&mut *source, end - start), target)?;
-        position = end;
-    }
-    target.set_len(size)
 }

@@ -17,6 +17,7 @@ use super::reason::Why;
 use super::report::{self, SlimReport};
 use super::{SlimError, base, ldconfig, licenses, metadata, roots};
 use crate::graph::SlimOp;
+use crate::ops::file::Sharing;
 
 /// What runs of the image showed; paths as they were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +56,13 @@ impl Subject {
         Ok(Self { files, packages, partition, from })
     }
 
-    /// Decides what is kept and writes it.
+    /// Decides what is kept and writes it; as links where `sharing` is allowed.
     pub(crate) fn slim(
         &self,
         op: &SlimOp,
         observed: &Observed,
         state: &StateFolder,
+        sharing: Sharing,
     ) -> Result<Slimmed, SlimError> {
         let (kept, made) = self.select(op, observed)?;
         let Self { files, packages, partition, from } = self;
@@ -68,8 +70,8 @@ impl Subject {
         let layers =
             Layers::new(files, partition, files.ids().skip(1).filter(is_kept), made.clone());
         let (runtime, application) = rayon::join(
-            || layers.commit(Part::Runtime, state),
-            || layers.commit(Part::Application, state),
+            || layers.commit(Part::Runtime, state, sharing),
+            || layers.commit(Part::Application, state, sharing),
         );
         let (kept, made) = (&kept, &made[..]);
         let subject = report::Subject { op, from: *from, files, packages, partition, kept, made };
@@ -245,7 +247,7 @@ mod tests {
         let state = StateFolder::open(folder.path()).unwrap();
         let view = View::layers(vec![tree.folder.path().to_owned()]);
         let subject = Subject::read(&view, TreeDigest(Digest::of("x")))?;
-        let slimmed = subject.slim(op, &Observed::default(), &state)?;
+        let slimmed = subject.slim(op, &Observed::default(), &state, Sharing::Forbidden)?;
         Ok(Result { slimmed, state, _folder: folder })
     }
 

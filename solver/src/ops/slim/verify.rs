@@ -14,6 +14,7 @@ use super::report::{Outcome, Verification};
 use super::{Observed, SlimError, Slimmed, Subject};
 use crate::error::Cause;
 use crate::graph::{SlimMode, SlimOp, SlimProbe};
+use crate::ops::file::Sharing;
 use crate::ops::{Work, Worker, blocking};
 use crate::tree::Tree;
 
@@ -77,7 +78,9 @@ impl Worker {
     ) -> Result<Slimmed, Cause> {
         let (subject, op, observed) = (Arc::clone(subject), op.clone(), observed.clone());
         let state = self.surroundings.state.clone();
-        blocking(move || Ok(subject.slim(&op, &observed, &state)?)).await
+        // It is run.
+        let slim = move || Ok(subject.slim(&op, &observed, &state, Sharing::Forbidden)?);
+        blocking(slim).await
     }
 }
 
