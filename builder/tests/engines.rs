@@ -26,9 +26,9 @@ fn sent(outcome: &Outcome) -> (f64, usize) {
     (number * unit, words.next().unwrap().parse().unwrap())
 }
 
-/// Half a megabyte that does not compress, in a layer of its own, below a small one.
+/// More than half a megabyte that does not compress, in a layer of its own, below a small one.
 fn sample(text: &str) -> tempfile::TempDir {
-    let dockerfile = "FROM busybox\nRUN head -c 500000 /dev/urandom > /large\nCOPY small /small\n";
+    let dockerfile = "FROM busybox\nRUN head -c 600000 /dev/urandom > /large\nCOPY small /small\n";
     context(&[("Dockerfile", dockerfile), ("small", text)])
 }
 
@@ -44,7 +44,7 @@ fn docker_is_sent_the_layers_that_it_lacks() {
     };
     let first = load(&docker.unix(), "app:one", &one);
     let (bytes, layers) = sent(&first);
-    assert!(bytes > 1_400_000.0 && layers == 0, "{first}");
+    assert!(bytes > 1_500_000.0 && layers == 0, "{first}");
     assert_eq!(docker.image("app:one")["RootFS"]["Layers"].as_array().unwrap().len(), 3);
 
     // All of it is there: just its documents travel. So over TCP.
@@ -154,6 +154,57 @@ fn a_store_that_keeps_blobs_is_sent_all_of_them_at_once() {
     let torn = load(&containerd_store("{\"stream\":\"Loa"));
     assert!(!torn.status.success());
     torn.assert_stderr_has(&["its answer cannot be read"]);
+}
+
+#[test]
+fn a_damaged_layer_is_named_and_not_what_the_engine_makes_of_it() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let (rbuild, folder) = (Rbuild::new(), sample("one"));
+    let engine = containerd_store("{\"stream\":\"Loaded image\"}\r\n");
+    let load = || {
+        let host = format!("tcp://{}", engine.host);
+        rbuild.build(&folder).args(["--load", "-t", "app:one"]).env("DOCKER_HOST", host).run()
+    };
+    assert!(load().status.success());
+    let blobs = fs_err::read_dir(rbuild.root.join("blobs/sha256")).unwrap();
+    let mut blobs = blobs.map(|blob| blob.unwrap().path());
+    let layer =
+        blobs.find(|blob| (600_000..700_000).contains(&fs_err::metadata(blob).unwrap().len()));
+    let layer = layer.unwrap();
+    let mut bytes = fs_err::read(&layer).unwrap();
+    bytes[400_000] ^= 1;
+    fs_err::write(&layer, bytes).unwrap();
+    let damaged = load();
+    assert!(!damaged.status.success(), "{damaged}");
+    damaged.assert_stderr_has(&["is damaged", layer.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[test]
+fn an_engine_that_dies_while_it_is_sent_to_is_named() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let (rbuild, folder) = (Rbuild::new(), sample("one"));
+    let engine = FaultyRegistry::start(|asked| {
+        let body = match asked.path.as_str() {
+            "/version" => r#"{"Components":[{"Name":"Engine"}]}"#,
+            "/info" => r#"{"DriverStatus":[["Backing Filesystem","extfs"]]}"#,
+            "/images/json" => r#"[{"Id":"sha256:one"},{"Id":"sha256:two"}]"#,
+            "/images/load?quiet=1" => return Some(Reply::TakesOnly(100_000)),
+            // Of the images it says nothing: the connection breaks.
+            _ => return Some(Reply::Reset),
+        };
+        Some(Reply::Answer { status: 200, headers: Vec::new(), body: body.into() })
+    });
+    let host = format!("tcp://{}", engine.host);
+    let run = rbuild.build(&folder).args(["--debug", "--load", "-t", "app:one"]);
+    let died = run.env("DOCKER_HOST", &host).run();
+    assert!(!died.status.success(), "{died}");
+    let said = ["the engine says nothing of this image", "sha256:two"];
+    died.assert_stderr_has(&[&format!("docker at {host}: "), said[0], said[1]]);
+    assert!(!died.stderr.contains("loaded into"), "{died}");
 }
 
 #[test]

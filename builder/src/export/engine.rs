@@ -13,6 +13,7 @@ mod client;
 mod known;
 mod program;
 mod stream;
+mod writing;
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::{Descriptor, ImageRef, Manifest};
@@ -26,6 +27,7 @@ use crate::request::EngineSettings;
 use address::Address;
 use client::Client;
 pub(super) use stream::Streaming;
+use writing::Writing;
 
 /// An image that is to be loaded, in the two forms that engines read.
 #[derive(Clone, Debug)]
@@ -45,12 +47,12 @@ pub(super) struct Loading {
 pub(super) struct Sent {
     /// How many bytes went to the engine.
     pub(super) bytes: u64,
-    /// What the engine said was wrong with them, if anything.
-    pub(super) answer: Result<(), String>,
+    /// What the engine said of them.
+    pub(super) answer: Answer,
 }
 
-/// Writes an archive; who runs it sees to where.
-type Writing = Box<dyn FnOnce(&mut dyn std::io::Write) -> Result<(), ExportError> + Send>;
+/// What an engine says of an archive: what is wrong with it, if anything.
+type Answer = Result<(), String>;
 
 /// An engine that takes images.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Engine {
                 Err(reason) => tried.push(reason),
             }
         }
-        if program::has_podman() {
+        if program::has_podman().await? {
             return Ok(Self::PodmanProgram { root: settings.root });
         }
         tried.push("the program `podman` is not installed".to_owned());
@@ -108,14 +110,21 @@ impl Engine {
         }
     }
 
-    /// Sends the archive that `writing` writes.
+    /// Sends the archive that `writing` writes. An engine that is done with it ends the wait, also
+    /// when there is more to write.
     async fn send(&self, writing: Writing) -> Result<Sent, ExportError> {
-        match self {
+        let (writing, written) = writing::watched(writing);
+        let answer = match self {
             Self::Service(client, _) => {
                 client.load(writing).await.map_err(|reason| self.failed(&reason))
             }
             Self::PodmanProgram { root } => program::podman_load(*root, writing).await,
             Self::DockerProgram(address) => program::docker_load(address, writing).await,
+        };
+        // An engine can only say that the archive broke off, not why.
+        match written.failure() {
+            Some(error) => Err(error),
+            None => Ok(Sent { bytes: written.bytes(), answer: answer? }),
         }
     }
 
@@ -158,7 +167,8 @@ impl Engine {
             // Somebody removed a layer in between, or it is there in another form.
             task.tell(EventKind::Warning { message: format!("sending all layers: {reason}") });
             let (archive, state) = (image.archive(self.is_podman()), state.clone());
-            let all = self.send(Box::new(move |out| archive.write(&state, out).map(drop))).await?;
+            let writing: Writing = Box::new(move |out| archive.write(&state, out).map(drop));
+            let all = self.send(writing).await?;
             (bytes, left_out, answer) = (bytes + all.bytes, 0, all.answer);
         }
         answer.map_err(|reason| self.failed(&reason))?;

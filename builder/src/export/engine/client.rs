@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::address::Address;
-use super::{Sent, Writing};
+use super::{Answer, Writing};
 use crate::registry::hosts::{KeyPair, OwnRegistry};
 use crate::registry::tls::{self, HostCertificates};
 
@@ -91,18 +91,19 @@ impl Client {
         if status.is_success() { Ok(()) } else { Err(format!("`{path}`: {status}")) }
     }
 
-    /// Sends an archive to be loaded, while `write` writes it.
-    pub(super) async fn load(&self, write: Writing) -> Result<Sent, String> {
+    /// Sends the archive that `writing` writes to be loaded. Gives what the engine says of it, at once
+    /// where that is nothing good: what is left to write ends when it notices that nobody listens.
+    pub(super) async fn load(&self, writing: Writing) -> Result<Answer, String> {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(8);
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut out = Pieces { sender, piece: Vec::new(), sent: 0 };
-            let written = write(&mut out).map_err(|error| error.to_string());
-            let written = written.and_then(|()| out.flush().map_err(|error| error.to_string()));
+        let written = tokio::task::spawn_blocking(move || {
+            let mut out = Pieces { sender, piece: Vec::new() };
+            let written = writing(&mut out).and_then(|()| Ok(out.flush()?));
             if written.is_err() {
-                // The request ends with an error instead of an archive that looks whole.
+                // The request ends with an error instead of an archive that looks whole. Who has gone
+                // away needs none.
                 let _ = out.sender.blocking_send(Err(io::Error::other("it cannot be written")));
             }
-            (out.sent, written)
+            written.map_err(|error| error.to_string())
         });
         let pieces = stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|piece| (piece, receiver))
@@ -112,25 +113,20 @@ impl Client {
             .post(format!("{}/images/load?quiet=1", self.base))
             .header("Content-Type", "application/x-tar")
             .body(reqwest::Body::wrap_stream(pieces));
-        let answer = async {
-            let response = request.send().await.map_err(|error| innermost(&error))?;
-            let status = response.status();
-            let bytes = response.bytes().await.map_err(|error| innermost(&error))?;
-            Ok::<_, String>((status, bytes))
-        };
-        let (answer, writing) = tokio::join!(answer, writing);
-        let (bytes, written) = writing.map_err(|error| error.to_string())?;
-        let (status, said_so) = match (answer, written) {
-            (Ok(answer), _) => answer,
-            // The engine that went away is the cause of what could not be written to it.
-            (Err(reason), Ok(()) | Err(_)) => return Err(reason),
-        };
-        Ok(Sent { bytes, answer: said(status.is_success(), &said_so) })
+        let response = request.send().await.map_err(|error| innermost(&error))?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|error| innermost(&error))?;
+        let answer = said(status.is_success(), &bytes);
+        if answer.is_ok() {
+            // What it has not read it cannot have loaded.
+            written.await.map_err(|error| error.to_string())??;
+        }
+        Ok(answer)
     }
 }
 
 /// What is wrong, in the lines of JSON that an engine answers with.
-fn said(success: bool, answer: &[u8]) -> Result<(), String> {
+fn said(success: bool, answer: &[u8]) -> Answer {
     let lines = serde_json::Deserializer::from_slice(answer).into_iter::<Value>();
     let (mut last, mut unreadable) = (String::new(), None);
     for line in lines {
@@ -159,7 +155,6 @@ fn said(success: bool, answer: &[u8]) -> Result<(), String> {
 struct Pieces {
     sender: mpsc::Sender<io::Result<Bytes>>,
     piece: Vec<u8>,
-    sent: u64,
 }
 
 impl Write for Pieces {
@@ -176,11 +171,8 @@ impl Write for Pieces {
         if piece.is_empty() {
             return Ok(());
         }
-        let size = piece.len() as u64;
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the engine reads no further");
-        self.sender.blocking_send(Ok(piece.into())).map_err(gone)?;
-        self.sent += size;
-        Ok(())
+        self.sender.blocking_send(Ok(piece.into())).map_err(gone)
     }
 }
 

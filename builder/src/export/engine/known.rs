@@ -54,7 +54,7 @@ impl Engine {
                 known.await.map_err(|reason: String| self.failed(&reason))
             }
             Self::PodmanProgram { root } => {
-                let images = program::podman_images(*root).await?;
+                let images = program::podman_images(*root, ASKED).await?;
                 Ok(Known::Layers(images.iter().flat_map(of_image).collect()))
             }
             // What is asked over there is asked through a shell each time.
@@ -76,9 +76,14 @@ async fn chains(client: &Client) -> Result<Vec<Vec<String>>, String> {
     let ids = images.iter().take(ASKED).filter_map(|image| image["Id"].as_str());
     let asked: Vec<_> = ids
         .map(|id| async move {
-            // One that was removed meanwhile has no layers.
-            let image = client.get(&format!("/images/{id}/json")).await.unwrap_or_default();
-            of_image(&image)
+            match client.get(&format!("/images/{id}/json")).await {
+                Ok(image) => of_image(&image),
+                // It was removed meanwhile; or the engine has gone away, which sending tells.
+                Err(reason) => {
+                    tracing::debug!(id, reason, "the engine says nothing of this image");
+                    Vec::new()
+                }
+            }
         })
         .collect();
     Ok(stream::iter(asked).buffer_unordered(AT_ONCE).collect().await)

@@ -51,7 +51,8 @@ impl Engine {
             }
             Ok::<_, ExportError>(left_out.layers)
         };
-        // An engine that stops listening ends it, whatever else is still to be packed.
+        // An engine that has an answer ends it, whatever else is still to be packed: it cannot have
+        // all before the last word was sent.
         let (sending, choosing) = (self.send(writing).fuse(), choosing.fuse());
         futures::pin_mut!(sending, choosing);
         futures::select_biased! {
@@ -59,10 +60,10 @@ impl Engine {
                 let left_out = left_out?;
                 Ok((sending.await?, left_out))
             }
-            sent = sending => match sent? {
-                Sent { answer: Err(reason), .. } => Err(self.failed(&reason)),
-                sent => Ok((sent, 0)),
-            },
+            sent = sending => {
+                let reason = sent?.answer.err();
+                Err(self.failed(&reason.unwrap_or_else(|| "it read no further".to_owned())))
+            }
         }
     }
 }
