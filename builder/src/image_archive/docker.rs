@@ -3,7 +3,7 @@
 //! It has no manifests. One is made of what there is, with OCI's media types; the config, and with
 //! it the image's ID, stays what it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::layer::{self, Compression, compress::Format, decompress};
@@ -36,14 +36,16 @@ pub(super) fn images(
     if list.is_empty() {
         return Err(ArchiveError::NoImages);
     }
-    list.into_iter().map(|listed| image(state, listed, entries)).collect()
+    let mut layers = Layers { state, known: HashMap::new() };
+    list.into_iter().map(|listed| image(&mut layers, listed, entries)).collect()
 }
 
 fn image(
-    state: &StateFolder,
+    layers: &mut Layers<'_>,
     listed: Listed,
     entries: &Entries,
 ) -> Result<ArchivedImage, ArchiveError> {
+    let state = layers.state;
     let file =
         |path: &str| entries.file(path).ok_or_else(|| ArchiveError::Missing(path.to_owned()));
     let config = file(&listed.config)?;
@@ -61,7 +63,7 @@ fn image(
     };
     for (position, path) in paths.iter().enumerate() {
         let diff_id = diff_ids.get(position);
-        manifest.layers.push(layer(state, path, file(path)?, diff_id)?);
+        manifest.layers.push(layers.layer(path, file(path)?, diff_id)?);
     }
     image_document::check_config(&manifest, &bytes)?;
     let json = serde_json::to_vec(&manifest).expect("a manifest has string keys only");
@@ -74,15 +76,39 @@ fn image(
     Ok(ArchivedImage { root, names, tag: None })
 }
 
-/// The layer as it is stored; that it is the one that the config names is checked.
-fn layer(
-    state: &StateFolder,
-    path: &str,
-    file: &StoredFile,
-    expected: Option<&DiffId>,
-) -> Result<Descriptor, ArchiveError> {
-    let stored = |media_type| Descriptor::new(media_type, file.digest, file.size);
-    let found = match file.form {
+/// Layers as they are stored.
+struct Layers<'a> {
+    state: &'a StateFolder,
+    /// By the digests of their files. Images may name one a thousand times: it is unpacked once.
+    known: HashMap<Digest, (DiffId, Descriptor)>,
+}
+
+impl Layers<'_> {
+    /// The layer at `path`; that it is the one that the config names is checked.
+    fn layer(
+        &mut self,
+        path: &str,
+        file: &StoredFile,
+        expected: Option<&DiffId>,
+    ) -> Result<Descriptor, ArchiveError> {
+        if !self.known.contains_key(&file.digest) {
+            self.known.insert(file.digest, stored(self.state, file)?);
+        }
+        let (found, descriptor) = self.known[&file.digest].clone();
+        match expected {
+            Some(expected) if *expected != found => Err(ArchiveError::DiffId {
+                file: path.to_owned(),
+                found: found.to_string(),
+                expected: expected.to_string(),
+            }),
+            _ => Ok(descriptor),
+        }
+    }
+}
+
+/// What a layer unpacks to, and its blob in a form that registries know.
+fn stored(state: &StateFolder, file: &StoredFile) -> Result<(DiffId, Descriptor), ArchiveError> {
+    let diff_id = match file.form {
         Form::Gzipped(diff_id) => diff_id,
         Form::AsItCame(None) => DiffId(file.digest),
         Form::AsItCame(Some(_)) => {
@@ -91,18 +117,16 @@ fn layer(
             DiffId(Digest::of_stream(stream)?.0)
         }
     };
-    if let Some(expected) = expected.filter(|expected| **expected != found) {
-        let (found, expected) = (found.to_string(), expected.to_string());
-        return Err(ArchiveError::DiffId { file: path.to_owned(), found, expected });
-    }
-    Ok(match file.form {
+    let stored = |media_type| Descriptor::new(media_type, file.digest, file.size);
+    let descriptor = match file.form {
         Form::Gzipped(_) | Form::AsItCame(Some(Format::Gzip)) => stored(MediaType::OciLayerGzip),
         Form::AsItCame(Some(Format::Zstd)) => stored(MediaType::OciLayerZstd),
         Form::AsItCame(None) => stored(MediaType::OciLayer),
         // No registry knows these.
         Form::AsItCame(Some(Format::Bzip2 | Format::Xz)) => {
             let from = stored(MediaType::OciLayer);
-            layer::recompress(state, &from, &found, Compression::default())?.descriptor
+            layer::recompress(state, &from, &diff_id, Compression::default())?.descriptor
         }
-    })
+    };
+    Ok((diff_id, descriptor))
 }
