@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rbuild_cache::digest::Digest;
 use serde_json::json;
@@ -129,6 +130,64 @@ fn entries_layers_and_folders_are_counted() {
     let many = docker_archive(&layers, &vec![diff_id; 20]);
     let text = "an image has more than 10 layers: `--limit layers=N`";
     refused(&many, &["--limit", "layers=10"], text);
+}
+
+#[test]
+fn what_can_be_no_part_of_an_image_is_passed_over() {
+    let most = ["--limit", "archive-parts=10"];
+    let layer = tar(&["a=1"]);
+    let diff_id = format!("sha256:{}", hex(&layer));
+    let image = docker_archive(&[("x/layer.tar", layer)], &[diff_id]);
+    let among = |path: fn(usize) -> String| {
+        let mut entries: Vec<Vec<u8>> =
+            (0..2000).map(|n| file(&path(n), &n.to_be_bytes())).collect();
+        entries.push(image.clone());
+        entries.concat()
+    };
+    let elsewhere: [fn(usize) -> String; 2] =
+        [|n| format!("usr/lib/{n}"), |n| format!("{n}{}", "x".repeat(300))];
+    for path in elsewhere {
+        let (rbuild, folder) = (Rbuild::new(), scratch());
+        let archive = folder.path().join("a.tar");
+        fs_err::write(&archive, among(path)).unwrap();
+        load(&rbuild, &archive, &most).succeeds();
+        let blobs = fs_err::read_dir(rbuild.root.join("blobs/sha256")).unwrap().count();
+        assert!(blobs < 10, "{blobs}");
+    }
+    let text = "it has more than 10 files: `--limit archive-parts=N`";
+    let parts: [fn(usize) -> String; 3] =
+        [|n| format!("{n}.json"), |n| format!("blobs/sha256/{n}"), |n| format!("{n}/json")];
+    for path in parts {
+        refused(&among(path), &most, text);
+    }
+    let links: Vec<String> = (0..20).map(|n| format!("l{n}->x")).collect();
+    let links: Vec<&str> = links.iter().map(String::as_str).collect();
+    refused(&tar(&links), &most, text);
+}
+
+/// Each time that a layer is named, it could be unpacked anew.
+#[test]
+fn a_layer_that_is_named_often_is_unpacked_once() {
+    const TIMES: usize = 1000;
+    let (size, layer) = (64 << 20, "x/layer.tar.gz");
+    let (diff_id, _) = Digest::of_stream(std::io::Read::take(std::io::repeat(0), size)).unwrap();
+    let config = json!({
+        "os": "linux", "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": vec![diff_id.to_string(); TIMES]},
+    });
+    let layers = vec![layer; TIMES];
+    let list = json!([{"Config": "c.json", "RepoTags": ["a:b"], "Layers": layers}]);
+    let bytes = archive(&[
+        file(layer, &gzip_of_zeros(size)),
+        file("c.json", config.to_string().as_bytes()),
+        file("manifest.json", list.to_string().as_bytes()),
+    ]);
+    let (rbuild, folder) = (Rbuild::new(), scratch());
+    let path = folder.path().join("a.tar");
+    fs_err::write(&path, bytes).unwrap();
+    let (outcome, cost) = measured(load(&rbuild, &path, &[]));
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(cost.time < Duration::from_mins(1), "{:?}", cost.time);
 }
 
 #[test]

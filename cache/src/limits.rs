@@ -31,6 +31,8 @@ pub enum Limit {
     ArchiveSize,
     /// Entries of such an archive.
     ArchiveFiles,
+    /// Files and links of an archive of images, of those that can be parts of images.
+    ArchiveParts,
     /// Bytes that ADD fetches from a server.
     DownloadSize,
     /// Seconds that it may take for that.
@@ -39,7 +41,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LayerSize,
         Self::LayerFiles,
         Self::Layers,
@@ -49,6 +51,7 @@ impl Limit {
         Self::ContextFiles,
         Self::ArchiveSize,
         Self::ArchiveFiles,
+        Self::ArchiveParts,
         Self::DownloadSize,
         Self::DownloadTime,
     ];
@@ -65,6 +68,7 @@ impl Limit {
             Self::ContextFiles => "context-files",
             Self::ArchiveSize => "archive-size",
             Self::ArchiveFiles => "archive-files",
+            Self::ArchiveParts => "archive-parts",
             Self::DownloadSize => "download-size",
             Self::DownloadTime => "download-time",
         }
@@ -79,7 +83,9 @@ impl Limit {
             | Self::ArchiveSize
             | Self::DownloadSize => Unit::Bytes,
             Self::DownloadTime => Unit::Seconds,
-            Self::LayerFiles | Self::ContextFiles | Self::ArchiveFiles => Unit::Files,
+            Self::LayerFiles | Self::ContextFiles | Self::ArchiveFiles | Self::ArchiveParts => {
+                Unit::Files
+            }
             Self::Layers => Unit::Layers,
             Self::PathDepth => Unit::Folders,
         }
@@ -90,6 +96,7 @@ impl Limit {
         match self {
             Self::LayerSize | Self::ContextSize | Self::ArchiveSize => 1 << 40,
             Self::LayerFiles | Self::ContextFiles | Self::ArchiveFiles => 20_000_000,
+            Self::ArchiveParts => 100_000,
             Self::Layers => 4096,
             Self::PathDepth => 2047,
             Self::DocumentSize => 8 << 20,

@@ -1,4 +1,8 @@
 //! The files of an archive on their way into the content store.
+//!
+//! What an archive says of itself may stand at its end, so all is kept that could be named there. That
+//! is little: no program that writes such archives puts parts of images deeper than `ID/layer.tar` or
+//! `blobs/sha256/DIGEST` (moby, podman, skopeo, containerd, go-containerregistry, Bazel, Nix).
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -10,6 +14,9 @@ use rbuild_cache::limits::{Bounded, Limit, Limits, depth};
 use rbuild_cache::state::StateFolder;
 
 use super::{ArchiveError, blob_of, check_size};
+
+/// No part of an image has a longer path, in bytes.
+const LONGEST_PATH: usize = 255;
 
 /// What an archive held.
 #[derive(Debug, Default)]
@@ -60,6 +67,10 @@ impl Entries {
             limits.check(Limit::ArchiveFiles, count)?;
             limits.check(Limit::PathDepth, depth(&entry.path))?;
             let path = normal(&String::from_utf8_lossy(&entry.path), "");
+            if !may_be_part(&path) {
+                continue;
+            }
+            limits.check(Limit::ArchiveParts, entries.count() + 1)?;
             match entry.kind {
                 TarKind::File { size } if matches!(&*path, "index.json" | "manifest.json") => {
                     let bytes = archive.document(&path, size)?;
@@ -69,14 +80,10 @@ impl Entries {
                     let stored = archive.store(state, &path)?;
                     entries.files.insert(path, stored);
                 }
-                TarKind::HardLink(target) => {
-                    let target = normal(&String::from_utf8_lossy(&target), "");
-                    entries.links.insert(path, target);
-                }
+                TarKind::HardLink(target) => entries.link(path, &target, ""),
                 TarKind::Link(target) => {
-                    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let target = normal(&String::from_utf8_lossy(&target), folder);
-                    entries.links.insert(path, target);
+                    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+                    entries.link(path, &target, &folder);
                 }
                 TarKind::Folder
                 | TarKind::Fifo
@@ -90,6 +97,18 @@ impl Entries {
         // A compressed archive that is cut short says so only at its end.
         archive.tar.drain()?;
         Ok(entries)
+    }
+
+    /// How many there are.
+    fn count(&self) -> u64 {
+        (self.files.len() + self.links.len()) as u64
+    }
+
+    fn link(&mut self, path: String, target: &[u8], folder: &str) {
+        let target = normal(&String::from_utf8_lossy(target), folder);
+        if may_be_part(&target) {
+            self.links.insert(path, target);
+        }
     }
 
     /// The bytes of `index.json` or `manifest.json`.
@@ -108,6 +127,12 @@ impl Entries {
         }
         None
     }
+}
+
+/// Whether what an archive says of itself may name the file at `path`.
+fn may_be_part(path: &str) -> bool {
+    let most = if path.starts_with("blobs/") { 2 } else { 1 };
+    path.len() <= LONGEST_PATH && path.matches('/').count() <= most
 }
 
 /// A path without `.`, `..` and slashes around it, as seen from the top; it names nothing on disk.
@@ -218,5 +243,19 @@ mod tests {
         check("../a/layer.tar", "b", "a/layer.tar");
         check("../../../etc/passwd", "b", "etc/passwd");
         check("/a", "b", "a");
+    }
+
+    #[test]
+    fn parts_of_images_are_near_the_top() {
+        let check = |path: &str, expected: bool| assert_eq!(may_be_part(path), expected, "{path}");
+        let digest = "0".repeat(64);
+        check("index.json", true);
+        check(&format!("sha256:{digest}"), true);
+        check(&format!("{digest}.tar.gz"), true);
+        check(&format!("{digest}/layer.tar"), true);
+        check(&format!("blobs/sha256/{digest}.tar.gz"), true);
+        check(&format!("blobs/sha256/{digest}/x"), false);
+        check("usr/bin/env", false);
+        check(&"x".repeat(256), false);
     }
 }
