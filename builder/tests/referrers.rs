@@ -174,6 +174,28 @@ fn an_entry_that_somebody_overwrote_is_put_again() {
     assert_eq!(count(&list), 3, "{list}");
 }
 
+/// Who has read a list before, and is slow, replaces it when the entry was found there already.
+#[test]
+fn an_entry_that_somebody_overwrote_while_the_rest_was_pushed_is_put_again() {
+    let shared = Shared::new(|shared, asked| {
+        let is_of_other = asked.method == "GET" && asked.path.contains("/other/");
+        if is_of_other && asked.nth == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(600));
+            shared.replace("another's");
+        }
+        None
+    });
+    let folder = sample();
+    let other = shared.registry.image("other:v1");
+    push(&Rbuild::new(), &folder, &shared.name, "ours").args(["-t", &other]).succeeds();
+    let list = |list: &str| {
+        let digest = shared.registry.tag(list).unwrap();
+        shared.registry.document(list, &digest)
+    };
+    assert_eq!(count(&list(&shared.list)), 3, "{}", list(&shared.list));
+    assert_eq!(count(&list(&shared.list.replace("app:", "other:"))), 1);
+}
+
 #[test]
 fn a_condition_that_can_never_be_met_is_left_out() {
     // Something between compresses answers, and gives versions names that the registry never heard.
@@ -199,6 +221,7 @@ fn a_list_that_is_overwritten_each_time_is_given_up_and_says_so() {
     let folder = sample();
     let failed = push(&Rbuild::new(), &folder, &shared.name, "ours").exits(1);
     failed.assert_stderr_has(&["at the same time", &shared.list, &shared.registry.host]);
+    failed.assert_stderr_has(&["the image was pushed; building it again"]);
     assert_eq!(*puts.lock().unwrap(), 6);
     let digest = shared.registry.tag(&shared.list).unwrap();
     assert_eq!(shared.registry.document(&shared.list, &digest), shared.before);

@@ -16,6 +16,7 @@ use super::{Around, ExportError, Exported, Exporter, blocking, referrers};
 use crate::image::{self, AttestationPlace, BuiltImage, ImageOptions, LayerWatcher, WrittenImage};
 use crate::image_source::Images;
 use crate::image_transfer::StoredBlobs;
+use crate::registry::RegistryError;
 use crate::registry::push::{BlobSource, Naming, PushContent};
 use crate::request::{BuildRequest, UsageError};
 
@@ -106,27 +107,48 @@ impl ImageExporter {
         let blobs = StoredBlobs::new(around.images.clone(), written.locations.clone());
         let source: Arc<dyn BlobSource> = Arc::new(blobs);
         let pusher = around.images.registry().pusher();
+        let mut entries = Vec::new();
         for (position, name) in self.names.iter().enumerate() {
+            let left = &self.names[position..];
             let image = pusher.push(name, naming, &content, &source, &around.task).await;
-            let done = match image {
-                Ok(_) => referrers::push(name, written, &source, around).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = done {
-                let mut error = ImageSourceError::from(error);
-                self.keep(written, around).await?;
-                let left: Vec<String> =
-                    self.names[position..].iter().map(ImageRef::familiar).collect();
-                let kept =
-                    format!("`rbuild push {}` finishes it: the image is here", left.join(" "));
-                error.hint = Some(match error.hint {
-                    None => kept,
-                    Some(hint) => format!("{hint}; {kept}"),
-                });
-                return Err(error.into());
+            if let Err(error) = image {
+                return Err(self.kept(error, left, written, around).await?);
+            }
+            match referrers::push(name, written, &source, around).await {
+                Ok(listed) => entries.extend(listed),
+                Err(error) => return Err(self.kept(error, &left[1..], written, around).await?),
+            }
+        }
+        for entry in entries {
+            if let Err(error) = entry.settle(around).await {
+                return Err(self.kept(error, &[], written, around).await?);
             }
         }
         Ok(())
+    }
+
+    /// Keeps what was not pushed under the names `left`, and tells in `error` how to go on. The store
+    /// has no place for statements: they come with a build alone.
+    async fn kept(
+        &self,
+        error: RegistryError,
+        left: &[ImageRef],
+        written: &WrittenImage,
+        around: &Around,
+    ) -> Result<ExportError, ExportError> {
+        let mut error = ImageSourceError::from(error);
+        let remedy = if left.is_empty() {
+            "the image was pushed; building it again says it anew".to_owned()
+        } else {
+            self.keep(written, around).await?;
+            let left: Vec<String> = left.iter().map(ImageRef::familiar).collect();
+            format!("`rbuild push {}` finishes it: the image is here", left.join(" "))
+        };
+        error.hint = Some(match error.hint {
+            None => remedy,
+            Some(hint) => format!("{hint}; {remedy}"),
+        });
+        Ok(error.into())
     }
 
     /// Makes it the local image of its names. Layers of a base that is in a registry stay there.

@@ -7,10 +7,11 @@
 //!
 //! Several may add to a list at once. Those of one machine wait for one another. Those of others are
 //! noticed by a registry that replaces only what was read; at one that does not look at that, an
-//! entry is put again until the list, read some time after it was put, has it.
+//! entry is put again until the list has it when it is read some time after it was put, and after
+//! all else was pushed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rbuild_cache::digest::Digest;
@@ -19,12 +20,13 @@ use rbuild_cache::oci::{Descriptor, ImageRef, MediaType};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until};
 
 use super::Around;
 use crate::image::WrittenImage;
 use crate::image_document::{self, Document};
 use crate::registry::RegistryError;
-use crate::registry::current::Replaced;
+use crate::registry::current::{Current, Replaced};
 use crate::registry::error::Cause;
 use crate::registry::push::{BlobSource, Naming, PushContent};
 use crate::registry::retry::pause_after;
@@ -36,14 +38,16 @@ const MOST_PUTS: u32 = 6;
 /// but a machine that is busy should not be enough for it.
 const SETTLING: Duration = Duration::from_millis(500);
 
-/// Pushes what is said of the image called `name`, which is there already.
+/// Pushes what is said of the image called `name`, which is there already. Gives the entries that were
+/// put into lists; they are there to stay when each has [`Entry::settle`]d.
 pub(super) async fn push(
     name: &ImageRef,
     written: &WrittenImage,
     source: &Arc<dyn BlobSource>,
     around: &Around,
-) -> Result<(), RegistryError> {
+) -> Result<Vec<Entry>, RegistryError> {
     let registry = around.images.registry();
+    let mut entries = Vec::new();
     for referrer in &written.referrers {
         let manifest = (referrer.descriptor.clone(), referrer.bytes.clone());
         let content = PushContent { blobs: referrer.blobs.clone(), manifests: vec![manifest] };
@@ -53,56 +57,84 @@ pub(super) async fn push(
             continue;
         }
         let Some(tag) = tag(name, subject) else { continue };
-        list(&tag, name, &referrer.descriptor, around).await?;
+        let mut entry = Entry::new(name.clone(), tag, referrer.descriptor.clone());
+        if entry.put(around).await? {
+            entries.push(entry);
+        }
     }
-    Ok(())
+    Ok(entries)
 }
 
-/// Sees to it that the list under `tag` has `referrer`.
-async fn list(
-    tag: &ImageRef,
-    name: &ImageRef,
-    referrer: &Descriptor,
-    around: &Around,
-) -> Result<(), RegistryError> {
-    let registry = around.images.registry();
-    let failed = |cause| {
-        RegistryError::new(format!("listing a statement about `{name}`"), name.registry(), cause)
-    };
-    let locked = lock(around.images.state().locks(), tag).await;
-    let _alone = locked.map_err(|error| failed(Cause::Local(error)))?;
-    // What the registry did not want to replace although it was still there: something between
-    // changes the versions' names, and they are of no use.
-    let mut refused = None;
-    for puts in 0..MOST_PUTS {
+/// An entry of a list that others may write at the same time.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The image that something is said of.
+    name: ImageRef,
+    /// The list's.
+    tag: ImageRef,
+    /// What is listed.
+    referrer: Descriptor,
+    /// How often it was put.
+    puts: u32,
+    /// When the list can be read again.
+    settled: Instant,
+    /// The version that the registry did not want to replace although it was still there: something
+    /// between changes the versions' names, and they are of no use.
+    refused: Option<Current>,
+}
+
+impl Entry {
+    fn new(name: ImageRef, tag: ImageRef, referrer: Descriptor) -> Self {
+        Self { name, tag, referrer, puts: 0, settled: Instant::now(), refused: None }
+    }
+
+    /// Sees to it that the list has it when nobody is left who could have read the list before.
+    pub(super) async fn settle(mut self, around: &Around) -> Result<(), RegistryError> {
+        while self.put(around).await? {}
+        Ok(())
+    }
+
+    /// Puts it into the list once that has settled. `false` when it is there.
+    async fn put(&mut self, around: &Around) -> Result<bool, RegistryError> {
+        sleep_until(self.settled).await;
+        let registry = around.images.registry();
+        let locked = lock(around.images.state().locks(), &self.tag).await;
+        let _alone = locked.map_err(|error| self.failed(Cause::Local(error)))?;
         let begun = Instant::now();
-        let current = registry.puller().current(tag).await?;
-        let Some(list) = with(current.document(), referrer).map_err(|reason| {
-            failed(Cause::Protocol(format!("`{tag}` there is no list of statements: {reason}")))
-        })?
-        else {
-            return Ok(());
-        };
+        let current = registry.puller().current(&self.tag).await?;
+        let list = with(current.document(), &self.referrer).map_err(|reason| {
+            let tag = &self.tag;
+            let reason = format!("`{tag}` there is no list of statements: {reason}");
+            self.failed(Cause::Protocol(reason))
+        })?;
+        let Some(list) = list else { return Ok(false) };
+        if self.puts == MOST_PUTS {
+            let reason = format!(
+                "others write the list `{}` at the same time: the statement was put into it \
+                 {MOST_PUTS} times, and is not in it",
+                self.tag
+            );
+            return Err(self.failed(Cause::Protocol(reason)));
+        }
+        let refused = self.refused.as_ref().map(Current::digest);
         let known = Some(&current).filter(|current| refused != Some(current.digest()));
-        let replaced = registry.pusher().replace(tag, known, &list).await?;
-        refused = (replaced == Replaced::Changed).then(|| current.digest());
+        let replaced = registry.pusher().replace(&self.tag, known, &list).await?;
+        self.refused = (replaced == Replaced::Changed).then_some(current);
         let pause = match replaced {
             // Others take as long as this took to put the list after they read it, more or less.
             Replaced::Done => SETTLING.max(begun.elapsed() * 4),
             Replaced::Changed => Duration::ZERO,
         };
-        let collisions = if puts == 0 { Duration::ZERO } else { pause_after(puts - 1) };
-        tokio::time::sleep(pause + collisions).await;
+        let collisions = self.puts.checked_sub(1).map_or(Duration::ZERO, pause_after);
+        self.puts += 1;
+        self.settled = Instant::now() + pause + collisions;
+        Ok(true)
     }
-    let current = registry.puller().current(tag).await?;
-    if let Ok(None) = with(current.document(), referrer) {
-        return Ok(());
+
+    fn failed(&self, cause: Cause) -> RegistryError {
+        let action = format!("listing a statement about `{}`", self.name);
+        RegistryError::new(action, self.name.registry(), cause)
     }
-    let reason = format!(
-        "others write the list `{tag}` at the same time: the statement was put into it {MOST_PUTS} \
-         times, and is not in it"
-    );
-    Err(failed(Cause::Protocol(reason)))
 }
 
 /// Waits until nobody else on this machine adds to the list. The wait ends when the future is
