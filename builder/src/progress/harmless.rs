@@ -1,6 +1,8 @@
 //! Text of others, made harmless: what a step prints or a Dockerfile holds must not drive the
 //! terminal (move the cursor, set its title, answer for the user).
 
+use std::fmt::Write as _;
+
 /// So many characters in backquotes are shown of what went wrong.
 const MOST_QUOTED: usize = 240;
 
@@ -37,9 +39,15 @@ pub fn line(text: &str) -> String {
 /// What went wrong as one line without anything harmful. Of paths and the like (what stands in
 /// backquotes) that are too long to be read, the beginning and the end are left.
 pub fn message(text: &str) -> String {
-    let parts = line(text);
-    let parts: Vec<String> = parts.split('`').map(|part| abridged(part, MOST_QUOTED)).collect();
-    parts.join("`")
+    let text = line(text);
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = &*text;
+    while let Some((before, behind)) = rest.split_once('`') {
+        let Some((quoted, behind)) = behind.split_once('`') else { break };
+        let _ = write!(shown, "{before}`{}`", abridged(quoted, MOST_QUOTED));
+        rest = behind;
+    }
+    shown + rest
 }
 
 fn abridged(text: &str, most: usize) -> String {
@@ -151,6 +159,10 @@ mod tests {
         assert!(short.starts_with("cannot read `/start/x/x/"), "{short}");
         assert!(short.contains("… (3771 more) …"), "{short}");
         assert!(short.ends_with("/x//end`: File name too long"), "{short}");
+        // Nothing else does.
+        for whole in ["said a lot; ".repeat(99), format!("a ` in `b/c`: {}", "d ".repeat(300))] {
+            assert_eq!(message(&whole), whole);
+        }
     }
 
     #[test]
