@@ -6,6 +6,7 @@
 //! mirrors decides about its mirrors.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -364,8 +365,12 @@ fn podman_rules(path: &Path, text: &str) -> Result<Vec<PodmanRegistry>, HostsErr
 fn add_drop_ins(path: &Path, rules: &mut Vec<PodmanRegistry>) -> Result<(), HostsError> {
     let mut folder = path.as_os_str().to_owned();
     folder.push(".d");
-    let Ok(entries) = fs_err::read_dir(PathBuf::from(folder)) else { return Ok(()) };
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    let entries = match fs_err::read_dir(PathBuf::from(folder)) {
+        Err(error) if absent(&error) => return Ok(()),
+        entries => entries?,
+    };
+    let files: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut files = files?;
     files.retain(|file| file.extension().is_some_and(|e| e == "conf"));
     files.sort();
     for file in files {
@@ -497,6 +502,15 @@ mod tests {
         check("a.b/x", "[Https] user.d/x");
         write("machine/r.conf.d/0.conf", &rule("c.d", "machine.d"));
         check("c.d/x", "[Https] machine.d/x");
+        // What is there and cannot be read may forbid something.
+        let settings = RegistrySettings {
+            podman_registries: vec![folder.path().join("loop")],
+            ..RegistrySettings::default()
+        };
+        assert!(Hosts::load(&settings).is_ok());
+        std::os::unix::fs::symlink("loop.d", folder.path().join("loop.d")).unwrap();
+        let unreadable = Hosts::load(&settings).unwrap_err().to_string();
+        assert!(unreadable.contains("loop.d"), "{unreadable}");
     }
 
     #[test]
