@@ -15,6 +15,8 @@ use rbuild_solver::graph::ImageLayer;
 use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use serde::Deserialize;
 
+use crate::progress::count;
+
 /// How many indexes may be inside one another.
 pub const DEEPEST: usize = 4;
 /// How many manifests and indexes an image may consist of: each costs a request, and who makes an
@@ -71,7 +73,7 @@ pub enum DocumentError {
     #[error("it has more than {MOST_DOCUMENTS} manifests")]
     Wide,
     /// Config and manifest disagree.
-    #[error("its config names {diff_ids} layers and its manifest {layers}")]
+    #[error("its config names {} and its manifest {layers}", count(*.diff_ids, "layer", "layers"))]
     Layers {
         /// In the config.
         diff_ids: usize,
@@ -386,7 +388,7 @@ mod tests {
         let diff_ids = vec![DiffId(Digest::of("a"))];
         assert_eq!(
             pair(&layers, &diff_ids).unwrap_err().to_string(),
-            "its config names 1 layers and its manifest 2"
+            "its config names 1 layer and its manifest 2"
         );
     }
 }

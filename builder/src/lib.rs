@@ -171,7 +171,8 @@ fn keep_budget(session: &Session<'_>) {
         Ok(pruned) if pruned.entries == 0 => {}
         Ok(budget::Pruned { entries, bytes }) => {
             let task = session.reporter.start("[internal] keep the cache within its budget");
-            let message = format!("removed {entries} entries, {} freed\n", progress::bytes(bytes));
+            let entries = progress::count(entries, "entry", "entries");
+            let message = format!("removed {entries}, {} freed\n", progress::bytes(bytes));
             task.tell(EventKind::Output { stream: 1, bytes: message.into() });
             task.tell(EventKind::Finished);
         }

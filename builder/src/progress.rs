@@ -161,6 +161,11 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// How many there are of something: `1 entry`, `2 entries`.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Time for people: `0.1s`, `12.3s`, `2m 05s`, `1h 02m`.
 pub fn seconds(time: Duration) -> String {
     match time.as_secs() {
@@ -239,6 +244,10 @@ mod tests {
         check(999_999, "1.0 MB");
         check(48_512_345, "48.5 MB");
         check(u64::MAX, "18446.7 PB");
+        assert_eq!(
+            [0, 1, 2].map(|n| count(n, "entry", "entries")),
+            ["0 entries", "1 entry", "2 entries"]
+        );
         assert_eq!(seconds(Duration::from_millis(40)), "0.0s");
         assert_eq!(seconds(Duration::from_millis(12_340)), "12.3s");
         assert_eq!(seconds(Duration::from_secs(125)), "2m 05s");

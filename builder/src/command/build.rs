@@ -138,9 +138,9 @@ fn sizes(built: &Outcome) -> String {
     };
     let width = built.sizes.iter().map(|size| name(size).len()).max().unwrap_or(0);
     let size_line = |size: &StageSize| {
-        let layers = if size.layers == 1 { "layer" } else { "layers" };
+        let layers = progress::count(size.layers, "layer", "layers");
         let bytes = progress::bytes(size.size);
-        let line = format!("{:width$}   {bytes:>9} in {} {layers}", name(size), size.layers);
+        let line = format!("{:width$}   {bytes:>9} in {layers}", name(size));
         harmless::line(&line)
     };
     let id = built.image_id().map_or(String::new(), |id| format!("   {}", id.short()));
@@ -154,10 +154,7 @@ fn warnings(warnings: &[Problem], colors: bool) -> String {
     if warnings.is_empty() {
         return String::new();
     }
-    let count = match warnings.len() {
-        1 => "1 warning".to_owned(),
-        count => format!("{count} warnings"),
-    };
+    let count = progress::count(warnings.len(), "warning", "warnings");
     let drawings = lines(warnings.iter().map(|warning| warning.draw(colors)));
     format!("\n{drawings}{count} about the Dockerfile; `rbuild check` shows them without a build\n")
 }

@@ -61,10 +61,8 @@ fn check(
         return Ok(());
     }
     let message = match (left, report.incomplete.len()) {
-        (0, 1) => "1 image is incomplete".to_owned(),
-        (0, images) => format!("{images} images are incomplete"),
-        (1, _) => "1 entry is damaged".to_owned(),
-        (left, _) => format!("{left} entries are damaged"),
+        (0, images) => progress::count(images, "image is incomplete", "images are incomplete"),
+        (left, _) => progress::count(left, "entry is damaged", "entries are damaged"),
     };
     let problem = Problem { message, ..Problem::default() };
     Err(BuildError::new(ErrorKind::Failed, problem).hint(

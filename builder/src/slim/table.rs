@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rbuild_solver::ops::slim::report::{Outcome, SlimReport};
 
 use crate::command::table::Table;
-use crate::progress::bytes;
+use crate::progress::{self, bytes};
 
 /// How many rows of packages, folders and dropped paths are shown: the largest ones.
 const ROWS: usize = 25;
@@ -89,7 +89,8 @@ fn packages(report: &SlimReport) -> String {
     let gone = report.packages.iter().filter(|package| package.files == 0);
     let (count, size) =
         gone.fold((0, 0), |(count, size), package| (count + 1, size + package.dropped));
-    format!("{}and {count} packages of which nothing is kept, {}\n", table.draw(), bytes(size))
+    let packages = progress::count(count, "package", "packages");
+    format!("{}and {packages} of which nothing is kept, {}\n", table.draw(), bytes(size))
 }
 
 fn folders(report: &SlimReport) -> String {
