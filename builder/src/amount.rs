@@ -65,7 +65,9 @@ mod tests {
         check("20GB", Some(Room::Bytes(20 << 30)));
         check(" 1.5 GiB ", Some(Room::Bytes(3 << 29)));
         check("10%", Some(Room::Percent(10)));
-        for wrong in ["", "GB", "-1", "5 pounds", ".", "101%"] {
+        check("1k", Some(Room::Bytes(1024)));
+        check("7m", Some(Room::Bytes(7 << 20)));
+        for wrong in ["", "GB", "-1", "5 pounds", ".", "99999999999TB", "101%", "-1%"] {
             check(wrong, None);
         }
         assert_eq!(Room::Percent(25).bytes_of(4000), 1000);
@@ -85,7 +87,9 @@ mod tests {
         check("2w", Some(1_209_600_000));
         check("0s", Some(0));
         check("0", Some(0));
-        for wrong in ["", "10", "h", ".s", "1d2w", "-1h", "-1d", "1m 3", "9999999999w"] {
+        let wrong = ["", "10", "h", ".s", "1x", "1d2w", "-1h", "1h-", "-1d", "+1d", "1m 3"];
+        let huge = ["9999999999w", "99999999999999999999s"];
+        for wrong in wrong.into_iter().chain(huge) {
             check(wrong, None);
         }
     }

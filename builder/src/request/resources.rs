@@ -195,7 +195,10 @@ mod tests {
         };
         check("90", Some(90_000));
         check("0.5", Some(500));
+        check("30s", Some(30_000));
         check("1h30m", Some(5_400_000));
+        check("1m 3", None);
+        check("5x", None);
         check("1m30", None);
         check("0", None);
         check("", None);
