@@ -52,6 +52,7 @@ pub mod pattern;
 pub mod prune;
 pub mod remove;
 pub mod session;
+pub mod sighting;
 pub mod snapshot;
 pub mod state;
 pub mod store;

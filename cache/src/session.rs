@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::lock::retry_interrupted;
 use crate::metadata::Metadata;
 use crate::remove::{remove_any, remove_tree};
+use crate::sighting::Sighting;
 use crate::state::is_special;
 
 /// This process's folder below `tmp/`; dropped, it is gone.
@@ -36,6 +37,16 @@ pub struct Session {
 struct Held {
     file: File,
     names: HashSet<String>,
+}
+
+impl Held {
+    fn add(&mut self, name: &str) -> io::Result<()> {
+        if !self.names.contains(name) {
+            self.file.write_all(format!("{name}\n").as_bytes())?;
+            self.names.insert(name.to_owned());
+        }
+        Ok(())
+    }
 }
 
 impl Session {
@@ -84,14 +95,42 @@ impl Session {
     /// was written down is gone by then, and what is there then stays ([`Session::alone`]).
     pub fn hold(&self, name: &str) -> io::Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if !held.names.contains(name) {
-            retry_interrupted(|| flock(&self.door, FlockOperation::LockShared))?;
-            let written = held.file.write_all(format!("{name}\n").as_bytes());
-            flock(&self.door, FlockOperation::Unlock)?;
-            written?;
-            held.names.insert(name.to_owned());
+        if held.names.contains(name) {
+            return Ok(());
         }
-        Ok(())
+        self.at_the_door(|| held.add(name))
+    }
+
+    /// Like [`Session::hold`]; does `work`, which puts the entry in its place, while nobody removes
+    /// anything.
+    pub fn hold_with<T>(&self, name: &str, work: impl FnOnce() -> T) -> io::Result<T> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.at_the_door(|| held.add(name).map(|()| work()))
+    }
+
+    /// Does `work` while nobody is [`alone`](Session::alone). One thread at a time: they share the lock.
+    fn at_the_door<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        retry_interrupted(|| flock(&self.door, FlockOperation::LockShared))?;
+        let done = work();
+        flock(&self.door, FlockOperation::Unlock)?;
+        done
+    }
+
+    /// Removes the damaged entry at `path`, whoever holds it. `seen` is what was found to be damaged:
+    /// what somebody else has put there since stays. Returns whether anything was removed.
+    pub fn take_away(&self, path: &Path, seen: &Sighting) -> io::Result<bool> {
+        let aside = self.unused_path();
+        let is_taken = self.alone(|_| {
+            let is_there = seen.is_at(path)?;
+            if is_there {
+                fs_err::rename(path, &aside)?;
+            }
+            Ok::<_, io::Error>(is_there)
+        })?;
+        if is_taken {
+            remove_any(&aside)?;
+        }
+        Ok(is_taken)
     }
 
     /// Does `work` while nobody can begin to hold anything, with all names that are held by then.

@@ -36,6 +36,7 @@ pub(crate) use self::meta::Meta;
 pub use self::overlay::OverlaySnapshotter;
 pub use self::sharing::Shown;
 use crate::digest::TreeDigest;
+use crate::sighting::Sighting;
 
 /// A committed tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,10 +182,10 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().remove(id)
     }
 
-    /// Removes a snapshot that is damaged, whoever holds it.
-    fn discard(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+    /// Removes a snapshot that is damaged, whoever holds it; `seen` is the one that was found to be.
+    fn discard(&self, id: &SnapshotId, seen: &Sighting) -> Result<(), SnapshotError> {
         self.committed().found().remove(id);
-        self.committed().take_away(id)
+        self.committed().take_away(id, seen)
     }
 
     /// The names of all snapshots, sorted.

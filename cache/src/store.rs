@@ -21,6 +21,7 @@ use crate::layer::whiteout::at;
 use crate::metadata;
 use crate::oci::Descriptor;
 use crate::session::Session;
+use crate::sighting::Sighting;
 use growing::{End, Growing};
 
 /// No manifest, index or config is longer, in bytes. Registries refuse far shorter ones.
@@ -121,11 +122,15 @@ impl ContentStore {
         if !self.contains(&descriptor.digest)? {
             return Ok(false);
         }
-        let whole = fs_err::metadata(self.path(&descriptor.digest))?.len() == descriptor.size;
-        if !whole {
-            self.remove(&descriptor.digest)?;
+        let found = fs_err::metadata(self.path(&descriptor.digest));
+        if found.is_ok_and(|metadata| metadata.len() == descriptor.size) {
+            return Ok(true);
         }
-        Ok(whole)
+        match self.reader(descriptor) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Size { .. } | StoreError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the blob called `digest` is, whether or not it is there.
@@ -156,7 +161,7 @@ impl ContentStore {
         let found = file.metadata()?.len();
         if found != descriptor.size {
             let (digest, expected) = (descriptor.digest, descriptor.size);
-            self.remove(&digest)?;
+            self.take_away(&digest, &file)?;
             return Err(StoreError::Size { digest, expected, found });
         }
         Ok(BlobReader {
@@ -253,12 +258,10 @@ impl ContentStore {
         }
     }
 
-    /// Removes a blob; a missing one is no error.
-    pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
-        match fs_err::remove_file(self.path(digest)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => Ok(done?),
-        }
+    /// Removes a damaged blob, which `file` opens. What somebody else has stored in its place since
+    /// stays.
+    fn take_away(&self, digest: &Digest, file: &File) -> io::Result<()> {
+        self.session.take_away(&self.path(digest), &Sighting::of(file)?).map(drop)
     }
 
     /// Moves a blob that nobody holds out of the way, to where the caller removes it; `None` when
@@ -351,8 +354,8 @@ impl BlobWriter {
     }
 
     fn rename(&mut self, digest: Digest, size: u64) -> Result<(), StoreError> {
-        self.store.session.hold(&hold_name(&digest))?;
-        fs_err::rename(self.path(), self.store.path(&digest))?;
+        let put = || fs_err::rename(self.path(), self.store.path(&digest));
+        self.store.session.hold_with(&hold_name(&digest), put)??;
         self.path = None;
         self.store.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
         if let Some(growing) = &self.growing {
@@ -424,7 +427,7 @@ impl Read for BlobReader {
         if found == self.expected {
             return Ok(0);
         }
-        self.store.remove(&self.expected).map_err(io::Error::other)?;
+        self.store.take_away(&self.expected, &self.file).map_err(io::Error::other)?;
         Err(io::Error::other(StoreError::Digest { expected: self.expected, found }))
     }
 }
@@ -495,6 +498,28 @@ mod tests {
             store.read(&wanted).unwrap_err();
             assert!(!store.contains(&wanted.digest).unwrap(), "{damaged}");
         }
+    }
+
+    /// As two builds that read the same damaged blob do.
+    #[test]
+    fn what_was_stored_in_the_place_of_a_damaged_blob_stays() {
+        let (top, ours) = store();
+        let session = Session::start(&top.path().join("tmp")).unwrap();
+        let theirs = ContentStore::new(top.path().join("blobs"), session);
+        let wanted = descriptor(b"hello");
+        ours.put(b"hello").unwrap();
+        fs_err::write(ours.path(&wanted.digest), "hellO").unwrap();
+        let mut reader = ours.reader(&wanted).unwrap();
+        theirs.read(&wanted).unwrap_err();
+        theirs.put(b"hello").unwrap();
+        reader.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(theirs.read(&wanted).unwrap(), b"hello");
+        let damaged = File::open(ours.path(&wanted.digest)).unwrap();
+        let mut writer = theirs.writer().unwrap();
+        writer.write_all(b"hello").unwrap();
+        writer.commit(None).unwrap();
+        ours.take_away(&wanted.digest, &damaged).unwrap();
+        assert_eq!(theirs.read(&wanted).unwrap(), b"hello");
     }
 
     #[test]

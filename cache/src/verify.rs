@@ -2,9 +2,9 @@
 //! it is made again.
 //!
 //! Blobs are hashed, trees compared with their digests, files that end in their own digest with
-//! that, the index by SQLite's check, and the list of images is read; at last it is asked whether images that have names are whole.
-//! What cache mounts hold nobody vouches for. Builds may go on meanwhile: what they remove is
-//! passed over.
+//! that, the index by SQLite's check, and the list of images is read; at last it is asked whether
+//! images that have names are whole. What cache mounts hold nobody vouches for. Builds may go on
+//! meanwhile: what they remove or make anew is passed over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::index::IndexError;
 use crate::layer::content::{self, Known};
 use crate::layout::LayoutError;
-use crate::remove::remove_tree;
+use crate::sighting::Sighting;
 use crate::snapshot::{Meta, SnapshotError, SnapshotId};
 use crate::state::StateFolder;
 use crate::store::StoreError;
@@ -167,55 +167,65 @@ impl Check<'_> {
         self.note("the list of images".into(), 0, wrong, || Ok(layout.start_afresh()?))
     }
 
+    /// Compares the entry at `path`: `look` says how many bytes it read and what is wrong, `repair`
+    /// removes it. What others remove or replace meanwhile is passed over.
+    fn entry(
+        &self,
+        what: String,
+        path: &Path,
+        look: impl FnOnce(&Sighting) -> io::Result<(u64, Option<String>)>,
+        repair: impl FnOnce(&Sighting) -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
+        let Some(seen) = Sighting::at(path)? else {
+            return self.note(what, 0, None, || Ok(()));
+        };
+        let (bytes, mut wrong) = match look(&seen) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (0, Some(e.to_string())),
+            found => found?,
+        };
+        if wrong.is_some() && !seen.is_at(path)? {
+            wrong = None;
+        }
+        self.note(what, bytes, wrong, || repair(&seen))
+    }
+
     fn blob(&self, digest: &Digest) -> Result<(), VerifyError> {
         let path = self.state.blobs().path(digest);
-        let opened = fs_err::symlink_metadata(&path).and_then(|metadata| {
-            if metadata.is_file() { fs_err::File::open(&path).map(Some) } else { Ok(None) }
-        });
-        let (bytes, wrong) = match opened {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => (0, None),
-            Err(e) => return Err(e.into()),
-            Ok(None) => (0, Some("it is not a plain file".to_owned())),
-            Ok(Some(file)) => {
-                let (found, size) = Digest::of_stream(file)?;
-                (size, (found != *digest).then(|| format!("its bytes have digest `{found}`")))
+        let look = |_: &Sighting| {
+            if !fs_err::symlink_metadata(&path)?.is_file() {
+                return Ok((0, Some("it is not a plain file".to_owned())));
             }
+            let (found, size) = Digest::of_stream(fs_err::File::open(&path)?)?;
+            Ok((size, (found != *digest).then(|| format!("its bytes have digest `{found}`"))))
         };
-        self.note(blob_name(digest), bytes, wrong, || match fs_err::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => Ok(remove_tree(&path)?),
-            _ => Ok(self.state.blobs().remove(digest)?),
-        })
+        self.entry(blob_name(digest), &path, look, |seen| self.take_away(&path, seen))
     }
 
     fn snapshot(&self, id: &SnapshotId) -> Result<(), VerifyError> {
         let top = self.state.root().join("snapshots").join(id.as_str());
-        let (bytes, wrong) = match wrong_with_snapshot(&top) {
-            Ok(found) => found,
-            // Somebody removes it right now.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !top.exists() => (0, None),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => (0, Some(e.to_string())),
-            Err(e) => return Err(e.into()),
-        };
-        self.note(format!("snapshot {id}"), bytes, wrong, || {
+        let look = |seen: &Sighting| wrong_with_snapshot(&top, seen);
+        self.entry(format!("snapshot {id}"), &top, look, |seen| {
             self.state.index().forget(id)?;
-            Ok(self.state.snapshots().discard(id)?)
+            Ok(self.state.snapshots().discard(id, seen)?)
         })
     }
 
     /// Forms of earlier versions count as damaged: nobody reads them any more.
     fn context(&self, name: &str) -> Result<(), VerifyError> {
         let path = self.state.root().join("context").join(name);
-        let bytes = match fs_err::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read?,
+        let look = |_: &Sighting| {
+            let bytes = fs_err::read(&path)?;
+            let is_whole = bytes.is_empty() || FileMemo::is_whole(&bytes);
+            let wrong = (!is_whole).then(|| "it does not end in its own digest".to_owned());
+            Ok((bytes.len() as u64, wrong))
         };
-        let is_whole = bytes.is_empty() || FileMemo::is_whole(&bytes);
-        let wrong = (!is_whole).then(|| "it does not end in its own digest".to_owned());
         let what = format!("what is known of context {name}");
-        self.note(what, bytes.len() as u64, wrong, || match fs_err::remove_file(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => Ok(done?),
-        })
+        self.entry(what, &path, look, |seen| self.take_away(&path, seen))
+    }
+
+    fn take_away(&self, path: &Path, seen: &Sighting) -> Result<(), VerifyError> {
+        self.state.session().take_away(path, seen)?;
+        Ok(())
     }
 }
 
@@ -223,10 +233,9 @@ fn blob_name(digest: &Digest) -> String {
     format!("blob {digest}")
 }
 
-fn wrong_with_snapshot(top: &Path) -> io::Result<(u64, Option<String>)> {
-    let bytes = fs_err::read(top.join("meta"))?;
-    let Some(meta) = Meta::parse(&bytes) else {
-        return Ok((0, Some("its `meta` is not as it was written".into())));
+fn wrong_with_snapshot(top: &Path, seen: &Sighting) -> io::Result<(u64, Option<String>)> {
+    let Some(meta) = Meta::read(seen)? else {
+        return Ok((0, Some("its `meta` is missing or not as it was written".into())));
     };
     let found = content::of_folder(&top.join("fs"), &Known::default())?;
     let wrong = if found.digest != meta.content {
@@ -257,6 +266,8 @@ fn files_in(folder: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -293,5 +304,43 @@ mod tests {
         assert_eq!((report.checked, report.damage), (2, Vec::new()));
         assert_eq!(state.layout().images().unwrap(), BTreeMap::new());
         assert_eq!(state.snapshots().get(&id).unwrap(), None);
+    }
+
+    /// Builds mend what they find damaged, also between the finding and the removing.
+    #[test]
+    fn what_was_mended_meanwhile_stays() {
+        let top = tempfile::tempdir().unwrap();
+        let ours = StateFolder::open(top.path()).unwrap();
+        let draft = ours.snapshots().draft().unwrap();
+        let id = ours.snapshots().commit(&SnapshotId::random(), draft).unwrap().id;
+        let blob = ours.blobs().put(b"blob").unwrap();
+        let damage_blob = || fs_err::write(ours.blobs().path(&blob), "blub").unwrap();
+        fs_err::write(top.path().join("snapshots").join(id.as_str()).join("meta"), "").unwrap();
+        let theirs = StateFolder::open(top.path()).unwrap();
+        let mend = |_, _, _| {
+            if theirs.snapshots().get(&id).unwrap().is_none() {
+                theirs.snapshots().commit(&id, theirs.snapshots().draft().unwrap()).unwrap();
+            }
+            let mut writer = theirs.blobs().writer().unwrap();
+            writer.write_all(b"blob").unwrap();
+            writer.commit(None).unwrap();
+        };
+        let check = Check {
+            state: &ours,
+            remedy: Remedy::Remove,
+            done: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            all: 2,
+            progress: &mend,
+            damage: Mutex::default(),
+        };
+        check.snapshot(&id).unwrap();
+        damage_blob();
+        check.blob(&blob).unwrap();
+        assert_eq!(check.damage.lock().unwrap().len(), 2);
+        assert_eq!(fs_err::read(ours.blobs().path(&blob)).unwrap(), b"blob");
+        assert!(ours.snapshots().get(&id).unwrap().is_some());
+        let report = verify(&ours, Remedy::Tell, &|_, _, _| {}).unwrap();
+        assert_eq!(report.damage, Vec::new());
     }
 }

@@ -1,20 +1,25 @@
 //! The committed snapshots of a state folder, and whether they are still what they were.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
 
 use super::meta::Meta;
 use super::{Draft, Snapshot, SnapshotError, SnapshotId};
 use crate::digest::Digest;
 use crate::layer::content::{self, Content, Known};
 use crate::layer::entries::{Entry, entries, entries_but};
+use crate::layer::whiteout::at;
 use crate::layer::{opaque, whiteout};
 use crate::metadata::{self, Metadata};
 use crate::remove::remove_tree;
 use crate::session::{Session, Temporary, random_name};
+use crate::sighting::Sighting;
 
 /// A snapshot's last use is noted when it was longer ago, in seconds.
 const LAST_USED_PRECISION: i64 = 60;
@@ -101,25 +106,28 @@ impl Committed {
         let sharing = sharing.into_inner();
         let meta = Meta { implied, sharing, ..Meta::new(&found, &self.boot) };
         meta.write(&temporary.path().join("meta"))?;
-        self.session.hold(id.as_str())?;
-        match temporary.rename(&self.folder.join(id.as_str())) {
-            Ok(()) => {
-                let Content { digest, size, .. } = found;
-                let snapshot = Snapshot { id: id.clone(), content: digest, size };
-                Ok(self.note(snapshot, None, &meta))
-            }
-            Err((e, temporary)) if is_there(&e) => self.use_other(id, temporary),
-            Err((e, _)) => Err(e.into()),
-        }
-    }
-
-    /// Somebody else committed under the same name; theirs stays unless it is damaged.
-    fn use_other(&self, id: &SnapshotId, ours: Temporary) -> Result<Snapshot, SnapshotError> {
-        if let Some(theirs) = self.get(id)? {
+        if let Some(theirs) = self.put(id, temporary)? {
             return Ok(theirs);
         }
-        ours.rename(&self.folder.join(id.as_str())).map_err(|(e, _)| e)?;
-        self.get(id)?.ok_or_else(|| SnapshotError::Missing(id.clone()))
+        let Content { digest, size, .. } = found;
+        let snapshot = Snapshot { id: id.clone(), content: digest, size };
+        Ok(self.note(snapshot, None, &meta))
+    }
+
+    /// Puts `ours` in its place. What somebody else committed under the same name stays there and is
+    /// returned, unless it is damaged.
+    fn put(&self, id: &SnapshotId, mut ours: Temporary) -> Result<Option<Snapshot>, SnapshotError> {
+        let place = self.place(id);
+        loop {
+            match self.session.hold_with(id.as_str(), || ours.rename(&place))? {
+                Ok(()) => return Ok(None),
+                Err((e, kept)) if is_there(&e) => ours = kept,
+                Err((e, _)) => return Err(e.into()),
+            }
+            if let Some(theirs) = self.get(id)? {
+                return Ok(Some(theirs));
+            }
+        }
     }
 
     fn note(&self, snapshot: Snapshot, unasked: Option<Digest>, meta: &Meta) -> Snapshot {
@@ -141,54 +149,48 @@ impl Committed {
             return Ok(Some(found.snapshot.clone()));
         }
         self.session.hold(id.as_str())?;
-        let Some(file) = self.open_meta(id)? else { return Ok(None) };
-        let meta = match self.read_meta(file)? {
-            Some(meta) if *meta.boot == *self.boot => Some(meta),
-            // In an earlier boot; or its files were looked at and are well.
-            Some(meta) => self.survived(id, &meta)?,
-            None => None,
+        let meta = match self.meta_of_this_boot(id)? {
+            Some(meta) => Some(meta),
+            None => self.meta_of_survivor(id)?,
         };
-        let Some(meta) = meta else {
-            tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
-            self.take_away(id)?;
-            return Ok(None);
-        };
+        let Some(meta) = meta else { return Ok(None) };
         let snapshot = Snapshot { id: id.clone(), content: meta.content, size: meta.size };
         Ok(Some(self.note(snapshot, Some(meta.stamp), &meta)))
     }
 
-    /// The `meta` of `id`, if there is one. A folder without is what a power loss left, and goes.
-    fn open_meta(&self, id: &SnapshotId) -> Result<Option<fs_err::File>, SnapshotError> {
-        let folder = self.folder.join(id.as_str());
-        let open = || missing_is_none(fs_err::File::open(folder.join("meta")));
-        let meta = open()?;
-        if meta.is_some() || missing_is_none(fs_err::symlink_metadata(&folder))?.is_none() {
-            return Ok(meta);
-        }
-        // Somebody may have committed it since: what they move here has its `meta`.
-        let meta = open()?;
-        if meta.is_none() {
-            self.take_away(id)?;
-        }
-        Ok(meta)
-    }
-
-    /// What `file` says, if it is whole. Notes that the snapshot is used.
-    fn read_meta(&self, mut file: fs_err::File) -> Result<Option<Meta>, SnapshotError> {
+    /// What `meta` of `id` says, if it is whole and was written in this boot. Notes that the snapshot is
+    /// used.
+    fn meta_of_this_boot(&self, id: &SnapshotId) -> Result<Option<Meta>, SnapshotError> {
+        let file = fs_err::File::open(self.place(id).join("meta"));
+        let Some(mut file) = missing_is_none(file)? else { return Ok(None) };
         let last_used = Metadata::of(file.file())?.modified.seconds;
         if (last_used - self.session.begun()).abs() >= LAST_USED_PRECISION {
             // In a store that cannot be written to, nothing is removed either.
             let _ = metadata::touch(file.file());
         }
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut file, &mut bytes)?;
-        Ok(Meta::parse(&bytes))
+        file.read_to_end(&mut bytes)?;
+        Ok(Meta::parse(&bytes).filter(|meta| *meta.boot == *self.boot))
     }
 
-    /// Compares the tree of `id` with its digest. If it agrees, this and what the files look like is
-    /// noted for the rest of this boot.
-    fn survived(&self, id: &SnapshotId, meta: &Meta) -> Result<Option<Meta>, SnapshotError> {
-        let found = content::of_folder(&self.folder(id), &Known::default())?;
+    /// The same of a snapshot of an earlier boot whose tree agrees with its digest. One that does not,
+    /// or has no `meta`, which a power loss does, is taken away.
+    fn meta_of_survivor(&self, id: &SnapshotId) -> Result<Option<Meta>, SnapshotError> {
+        while let Some(seen) = Sighting::at(&self.place(id))? {
+            if let Some(meta) = self.survived(id, &seen)? {
+                return Ok(Some(meta));
+            }
+            self.take_away(id, &seen)?;
+        }
+        Ok(None)
+    }
+
+    /// Compares the tree of `id`, which was `seen`, with its digest. If it agrees, this and what the
+    /// files look like is noted for the rest of this boot.
+    fn survived(&self, id: &SnapshotId, seen: &Sighting) -> Result<Option<Meta>, SnapshotError> {
+        let Some(meta) = Meta::read(seen)? else { return Ok(None) };
+        let found = missing_is_none(content::of_folder(&self.folder(id), &Known::default()))?;
+        let Some(found) = found else { return Ok(None) };
         if found.digest != meta.content || found.size != meta.size {
             return Ok(None);
         }
@@ -196,8 +198,12 @@ impl Committed {
         let noted = Meta { implied, sharing, ..Meta::new(&found, &self.boot) };
         let aside = self.session.unused_path();
         noted.write(&aside)?;
-        fs_err::rename(&aside, self.folder.join(id.as_str()).join("meta"))?;
-        Ok(Some(noted))
+        // Not by its path: what somebody put there meanwhile has a `meta` of its own.
+        match rustix::fs::renameat(CWD, &aside, seen.folder(), "meta") {
+            Ok(()) => Ok(Some(noted)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(at(&self.place(id), error).into()),
+        }
     }
 
     pub(super) fn ensure_whole(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
@@ -209,9 +215,7 @@ impl Committed {
             Err(e) => return Err(e.into()),
         };
         if !looks_well && !self.is_as_committed(id)? {
-            tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
             self.found().remove(id);
-            self.take_away(id)?;
             self.damaged.store(true, Ordering::Relaxed);
             return Err(SnapshotError::Damaged(id.clone()));
         }
@@ -221,24 +225,24 @@ impl Committed {
         Ok(())
     }
 
-    /// Whether the tree of `id` agrees with its digest.
+    /// Whether the tree of `id` agrees with its digest; if not, it is taken away.
     fn is_as_committed(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
-        let bytes = match fs_err::read(self.folder.join(id.as_str()).join("meta")) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            read => read?,
-        };
-        match Meta::parse(&bytes) {
-            Some(meta) => match self.survived(id, &meta) {
-                Err(SnapshotError::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-                survived => Ok(survived?.is_some()),
-            },
-            None => Ok(false),
+        let Some(seen) = Sighting::at(&self.place(id))? else { return Ok(false) };
+        let is_well = self.survived(id, &seen)?.is_some();
+        if !is_well {
+            self.take_away(id, &seen)?;
         }
+        Ok(is_well)
+    }
+
+    /// Where `id` is, whether or not it is there.
+    fn place(&self, id: &SnapshotId) -> PathBuf {
+        self.folder.join(id.as_str())
     }
 
     /// Where the tree of `id` is, whether or not it is there.
     pub fn folder(&self, id: &SnapshotId) -> PathBuf {
-        self.folder.join(id.as_str()).join("fs")
+        self.place(id).join("fs")
     }
 
     pub(super) fn lower(&self, ids: &[SnapshotId]) -> Result<Vec<PathBuf>, SnapshotError> {
@@ -282,7 +286,7 @@ impl Committed {
 
     pub(super) fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
         let aside = self.session.alone(|held| {
-            if held.contains(id.as_str()) && self.folder.join(id.as_str()).exists() {
+            if held.contains(id.as_str()) && self.place(id).exists() {
                 return Ok::<_, io::Error>(None);
             }
             self.move_aside(id).map(Some)
@@ -298,19 +302,19 @@ impl Committed {
     /// there is none. To be called in [`Session::alone`].
     pub(crate) fn move_aside(&self, id: &SnapshotId) -> io::Result<Option<PathBuf>> {
         let aside = self.session.unused_path();
-        match fs_err::rename(self.folder.join(id.as_str()), &aside) {
+        match fs_err::rename(self.place(id), &aside) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             done => done.map(|()| Some(aside)),
         }
     }
 
-    /// Removes a damaged snapshot, whoever holds it.
-    pub(super) fn take_away(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
-        let aside = self.session.unused_path();
-        match fs_err::rename(self.folder.join(id.as_str()), &aside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => Ok(done.and_then(|()| remove_tree(&aside))?),
+    /// Removes a damaged snapshot, whoever holds it. What was `seen` is damaged: what somebody else has
+    /// committed in its place since stays.
+    pub(super) fn take_away(&self, id: &SnapshotId, seen: &Sighting) -> Result<(), SnapshotError> {
+        if self.session.take_away(&self.place(id), seen)? {
+            tracing::warn!(snapshot = %id, "dropped a damaged snapshot");
         }
+        Ok(())
     }
 
     pub(super) fn list(&self) -> Result<Vec<SnapshotId>, SnapshotError> {
@@ -324,12 +328,16 @@ impl Committed {
 }
 
 fn is_there(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), DirectoryNotEmpty | AlreadyExists | NotADirectory)
 }
 
+/// What has a file above it is as little there.
 fn missing_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         found => found.map(Some),
     }
 }
@@ -394,6 +402,63 @@ mod tests {
                 done.store(true, Ordering::Relaxed);
             });
             assert!(ours.snapshots().folder(&id).exists());
+        }
+    }
+
+    #[test]
+    fn what_was_committed_in_the_place_of_a_damaged_one_stays() {
+        let (top, id) = at_rest();
+        let [ours, theirs] = [(); 2].map(|()| StateFolder::open(top.path()).unwrap());
+        let place = top.path().join("snapshots").join(id.as_str());
+        fs_err::write(place.join("meta"), "").unwrap();
+        let seen = Sighting::at(&place).unwrap().unwrap();
+        assert_eq!(theirs.snapshots().get(&id).unwrap(), None);
+        let anew = theirs.snapshots().commit(&id, theirs.snapshots().draft().unwrap()).unwrap();
+        ours.snapshots().discard(&id, &seen).unwrap();
+        assert_eq!(ours.snapshots().get(&id).unwrap(), Some(anew));
+        assert!(place.join("fs").is_dir());
+    }
+
+    /// As two builds that need the same layer do.
+    #[test]
+    fn two_who_find_the_same_damage_leave_one_whole_snapshot() {
+        let damages: [&(dyn Fn(&Path) + Sync); 3] = [
+            &|place| fs_err::remove_file(place.join("meta")).unwrap(),
+            &|place| fs_err::write(place.join("fs/a"), "damaged").unwrap(),
+            &|place| fs_err::remove_dir_all(place.join("fs")).unwrap(),
+        ];
+        let top = tempfile::tempdir().unwrap();
+        let fill = |state: &StateFolder, id: &SnapshotId| {
+            let draft = state.snapshots().draft().unwrap();
+            fs_err::write(draft.folder().join("a"), "text").unwrap();
+            state.snapshots().commit(id, draft).unwrap();
+        };
+        for round in 0..40 {
+            let id = SnapshotId::random();
+            fill(&StateFolder::open(top.path()).unwrap(), &id);
+            let place = top.path().join("snapshots").join(id.as_str());
+            let mut meta = Meta::parse(&fs_err::read(place.join("meta")).unwrap()).unwrap();
+            meta.boot = "an earlier one".into();
+            meta.write(&place.join("meta")).unwrap();
+            damages[round % damages.len()](&place);
+            let start = std::sync::Barrier::new(2);
+            let build = || {
+                let state = StateFolder::open(top.path()).unwrap();
+                let snapshots = state.snapshots();
+                start.wait();
+                if snapshots.get(&id).unwrap().is_none() {
+                    fill(&state, &id);
+                }
+                // What it has by now nobody takes away.
+                let lower = snapshots.lower(std::slice::from_ref(&id)).unwrap();
+                assert_eq!(fs_err::read_to_string(lower[0].join("a")).unwrap(), "text");
+            };
+            std::thread::scope(|scope| {
+                let both = [(); 2].map(|()| scope.spawn(build));
+                for build in both {
+                    build.join().unwrap();
+                }
+            });
         }
     }
 

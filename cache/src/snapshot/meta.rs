@@ -1,12 +1,17 @@
 //! What is kept of a snapshot beside its tree.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, TreeDigest};
 use crate::layer::content::Content;
+use crate::layer::whiteout::at;
+use crate::sighting::Sighting;
 
 /// A digest in hex and a line break: what `meta` begins with.
 const META_CHECK: usize = 65;
@@ -36,6 +41,19 @@ impl Meta {
         let Content { digest, size, disk, stamp } = *found;
         let (implied, sharing) = (Vec::new(), false);
         Self { content: digest, size, disk, stamp, boot: boot.into(), implied, sharing }
+    }
+
+    /// That of the snapshot whose folder was `seen`; `None` when there is none, or it is not whole.
+    pub(crate) fn read(seen: &Sighting) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file = match rustix::fs::openat(seen.folder(), "meta", flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(error) => return Err(at(Path::new("meta"), error)),
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Self::parse(&bytes))
     }
 
     /// Reads what [`Meta::write`] wrote; `None` for anything else.
