@@ -254,13 +254,7 @@ impl Index {
 
     /// All results, in the order in which they were made.
     pub fn records(&self) -> Result<Vec<CacheRecord>, IndexError> {
-        self.ask(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT snapshot, content, description, evidence, created
-                 FROM results ORDER BY id",
-            )?;
-            statement.query_map([], record)?.collect()
-        })
+        self.ask(all_records)
     }
 
     /// Forgets all results whose tree is `snapshot`.
@@ -294,17 +288,20 @@ impl Index {
         })
     }
 
-    /// What is wrong with the database, if anything is: the first lines of SQLite's own check.
+    /// What is wrong with the database, if anything is: the first lines of SQLite's own check, or what
+    /// is wrong with a record.
     pub fn check(&self) -> Result<Vec<String>, IndexError> {
         let connection = self.connection();
         let lines = connection
             .prepare("PRAGMA integrity_check(10)")
             .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect());
-        match lines {
-            Ok(lines) if lines == ["ok"] => Ok(Vec::new()),
-            Ok(lines) => Ok(lines),
+        let found = match lines {
+            Ok(lines) if lines == ["ok"] => all_records(&connection).map(|_| Vec::new()),
+            other => other,
+        };
+        match found {
             Err(error) if database::is_unusable(&error) => Ok(vec![error.to_string()]),
-            Err(source) => Err(self.error(source)),
+            found => found.map_err(|source| self.error(source)),
         }
     }
 
@@ -364,35 +361,38 @@ impl Index {
         &self,
         question: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
-        let mut connection = self.connection();
-        match question(&connection) {
-            Err(error) if database::is_unusable(&error) => {
-                tracing::warn!(path = %self.path.display(), %error, "started the index afresh");
-                self.replace(&mut connection, database::Suspicion::Strong)?;
-                question(&connection).map_err(|source| self.error(source))
-            }
-            answer => answer.map_err(|source| self.error(source)),
-        }
+        self.try_on(|connection| question(connection))
     }
 
     fn change(
         &self,
         change: impl Fn(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), IndexError> {
-        let mut connection = self.connection();
-        let attempt = |connection: &mut Connection| {
+        self.try_on(|connection| {
             connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .and_then(|transaction| change(&transaction).and_then(|()| transaction.commit()))
-        };
-        match attempt(&mut connection) {
-            Err(error) if database::is_unusable(&error) => {
-                tracing::warn!(path = %self.path.display(), %error, "started the index afresh");
-                self.replace(&mut connection, database::Suspicion::Strong)?;
-                attempt(&mut connection).map_err(|source| self.error(source))
+        })
+    }
+
+    /// Does `work`, and does it on an empty database when this one turns out to be damaged.
+    fn try_on<T>(
+        &self,
+        work: impl Fn(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
+        let mut connection = self.connection();
+        // Another process may have replaced it by now. If it is still the same, and whole for SQLite,
+        // there are values in it that nobody wrote.
+        for suspicion in [database::Suspicion::Strong, database::Suspicion::Certain] {
+            match work(&mut connection) {
+                Err(error) if database::is_unusable(&error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "the index is damaged");
+                    self.replace(&mut connection, suspicion)?;
+                }
+                done => return done.map_err(|source| self.error(source)),
             }
-            done => done.map_err(|source| self.error(source)),
         }
+        work(&mut connection).map_err(|source| self.error(source))
     }
 
     fn replace(
@@ -417,6 +417,13 @@ impl Index {
         // A panic in the middle of a transaction rolled it back; the connection is as good as new.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn all_records(connection: &Connection) -> rusqlite::Result<Vec<CacheRecord>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT snapshot, content, description, evidence, created FROM results ORDER BY id",
+    )?;
+    statement.query_map([], record)?.collect()
 }
 
 fn id_of(connection: &Connection, snapshot: &SnapshotId) -> rusqlite::Result<Option<i64>> {
@@ -599,6 +606,25 @@ mod tests {
         let index = Index::open(&path).unwrap();
         assert_eq!(index.lookup(&key("1")).unwrap(), None);
         index.insert(&[key("1")], &result("a")).unwrap();
+    }
+
+    /// SQLite's own check finds nothing wrong with it.
+    #[test]
+    fn a_record_that_cannot_be_read_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        for damage in ["evidence = '{'", "content = 'short'", "snapshot = '../x'"] {
+            let index = Index::open(&path).unwrap();
+            let a = result("a");
+            index.insert(&[key("1")], &a).unwrap();
+            let damage = format!("UPDATE results SET {damage}");
+            Connection::open(&path).unwrap().execute(&damage, []).unwrap();
+            assert_eq!(index.check().unwrap().len(), 1, "{damage}");
+            assert_eq!(index.lookup(&key("1")).unwrap(), None, "{damage}");
+            assert_eq!(index.check().unwrap(), Vec::<String>::new());
+            index.insert(&[key("1")], &a).unwrap();
+            assert_eq!(index.lookup(&key("1")).unwrap(), Some(a), "{damage}");
+        }
     }
 
     #[test]
