@@ -172,6 +172,35 @@ fn reasons_are_in_json_too() {
 }
 
 #[test]
+fn a_result_that_was_damaged_is_named() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let text = "FROM busybox\nRUN echo fragile > /first\nRUN cat /first > /second\n";
+    let context = context(&[("Dockerfile", text)]);
+    let steps = ["RUN echo fragile > /first", "RUN cat /first > /second"];
+    let build = || {
+        let outcome = rbuild.build(&context).succeeds();
+        steps.map(|step| reason(&outcome, step))
+    };
+    build();
+    let pattern = rbuild.root.join("snapshots").display().to_string();
+    let found = run("grep", &["-rl", "fragile", &pattern, "--include=first"]);
+    fs_err::write(found.trim(), "broken!\n").unwrap();
+    rbuild.command().args(["cache", "verify", "--repair"]).succeeds();
+    let gone = "the files of its result are gone or were damaged";
+    assert_eq!(build(), [Some(gone.to_owned()), None]);
+    assert_eq!(build(), [None, None]);
+
+    fs_err::write(run("grep", &["-rl", "fragile", &pattern, "--include=first"]).trim(), "")
+        .unwrap();
+    rbuild.command().args(["cache", "verify", "--repair"]).succeeds();
+    rbuild.command().args(["prune", "--filter", "id=none"]).succeeds();
+    assert_eq!(build(), [Some("no record: pruned".to_owned()), None]);
+}
+
+#[test]
 fn files_of_a_snapshot_that_somebody_changed_are_not_used() {
     if lacking(&needs::STEPS) {
         return;

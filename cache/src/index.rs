@@ -190,12 +190,6 @@ impl Index {
         })
     }
 
-    /// Makes the result that is known under `known` known under `keys` as well.
-    pub fn alias(&self, known: &CacheKey, keys: &[CacheKey]) -> Result<(), IndexError> {
-        let Some(record) = self.lookup(known)? else { return Ok(()) };
-        self.insert(keys, &record)
-    }
-
     /// The latest results with this mark, at most `most` of them, the last one first.
     pub fn marked(&self, mark: &Digest, most: u32) -> Result<Vec<CacheRecord>, IndexError> {
         self.ask(|connection| {
@@ -257,9 +251,14 @@ impl Index {
         self.ask(all_records)
     }
 
-    /// Forgets all results whose tree is `snapshot`.
-    pub fn forget(&self, snapshot: &SnapshotId) -> Result<(), IndexError> {
-        self.change(|transaction| delete_result(transaction, snapshot))
+    /// The trees of all results, in the order in which they were made.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotId>, IndexError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached("SELECT snapshot FROM results ORDER BY id")?
+                .query_map([], snapshot)?
+                .collect()
+        })
     }
 
     /// Forgets all results whose trees are `snapshots`, which are pruned at `now` (seconds since
@@ -521,17 +520,23 @@ fn bytes(key: &CacheKey) -> &[u8] {
     key.0.as_bytes()
 }
 
+/// Reads a snapshot's name from the first column.
+fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotId> {
+    let name: String = row.get(0)?;
+    name.parse().map_err(|error| wrong(0, Box::new(error)))
+}
+
+fn wrong(column: usize, error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<CacheRecord> {
-    let wrong = |column, kind, error: Box<dyn std::error::Error + Send + Sync>| {
-        rusqlite::Error::FromSqlConversionFailure(column, kind, error)
-    };
-    let snapshot: String = row.get(0)?;
     let evidence: String = row.get(3)?;
     Ok(CacheRecord {
-        snapshot: snapshot.parse().map_err(|e| wrong(0, Type::Text, Box::new(e)))?,
+        snapshot: snapshot(row)?,
         content: TreeDigest(Digest::from_bytes(row.get(1)?)),
         description: row.get(2)?,
-        evidence: serde_json::from_str(&evidence).map_err(|e| wrong(3, Type::Text, e.into()))?,
+        evidence: serde_json::from_str(&evidence).map_err(|error| wrong(3, error.into()))?,
         created: row.get(4)?,
     })
 }
@@ -562,10 +567,10 @@ mod tests {
         let a = result("a");
         one.insert(&[key("1"), key("2")], &a).unwrap();
         assert_eq!(two.lookup(&key("1")).unwrap(), Some(a.clone()));
-        two.alias(&key("2"), &[key("3")]).unwrap();
+        two.insert(&[key("3")], &a).unwrap();
         assert_eq!(one.lookup(&key("3")).unwrap(), Some(a.clone()));
         assert_eq!(one.made(&a.snapshot).unwrap().unwrap().description, "RUN a");
-        one.forget(&a.snapshot).unwrap();
+        one.prune(std::slice::from_ref(&a.snapshot), 1).unwrap();
         for forgotten in ["1", "2", "3"] {
             assert_eq!(two.lookup(&key(forgotten)).unwrap(), None);
         }

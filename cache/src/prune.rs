@@ -6,7 +6,7 @@
 //! holds it afterwards looks for it afterwards, and finds it gone. What names of images lead to is
 //! looked up in that same moment, since a process names its image before it ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -113,8 +113,18 @@ pub fn remove(
             gone(entry);
         }
     }
+    forget_gone(state, now)?;
     state.locks().sweep()?;
     Ok(())
+}
+
+/// Forgets results whose trees are gone: they were damaged, or somebody removed them by hand.
+fn forget_gone(state: &StateFolder, now: i64) -> Result<(), PruneError> {
+    let recorded = state.index().snapshots()?;
+    // Listed afterwards: a result is recorded once its tree is there.
+    let there: HashSet<SnapshotId> = state.snapshots().list()?.into_iter().collect();
+    let gone: Vec<SnapshotId> = recorded.into_iter().filter(|id| !there.contains(id)).collect();
+    Ok(state.index().prune(&gone, now)?)
 }
 
 /// What a layer was exported as is of no use without it.
@@ -208,13 +218,6 @@ fn move_there(state: &StateFolder, path: &std::path::Path) -> io::Result<Option<
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         done => done.map(|()| Some(aside)),
     }
-}
-
-/// Removes a result: its records, then its tree. Returns whether the tree is gone; it stays when a
-/// running process holds it.
-pub fn remove_result(state: &StateFolder, snapshot: &SnapshotId) -> Result<bool, PruneError> {
-    state.index().forget(snapshot)?;
-    Ok(state.snapshots().remove(snapshot)?)
 }
 
 #[cfg(test)]
@@ -315,6 +318,17 @@ mod tests {
         let mut gone = 0;
         remove(&state, &all, 1, &mut |_| gone += 1).unwrap();
         assert_eq!(gone, 2);
+    }
+
+    #[test]
+    fn results_whose_trees_were_damaged_are_forgotten() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        let [damaged, whole] = ["a", "b"].map(|name| step(&state, name, 10));
+        fs_err::remove_dir_all(top.path().join("snapshots").join(damaged.as_str())).unwrap();
+        remove(&state, &[], 1, &mut |entry| panic!("{entry:?} is gone")).unwrap();
+        assert_eq!(state.index().snapshots().unwrap(), [whole]);
+        assert!(state.index().was_pruned(&CacheKey(Digest::of("a"))).unwrap());
     }
 
     #[test]
