@@ -73,8 +73,6 @@ pub enum StateError {
     Io(#[from] io::Error),
 }
 
-const FOLDERS: &[&str] = &["blobs", "blobs/sha256", "snapshots", "locks", "tmp"];
-
 impl StateFolder {
     /// Opens the state folder at `root`, makes it when it is missing, and removes what killed
     /// processes left in it.
@@ -91,8 +89,6 @@ impl StateFolder {
         let root = std::path::absolute(root.into())?;
         claim(&root)?;
         let is_made = is_made(&root)?;
-        // Also of one that is made: what somebody removed by hand was held by nobody else.
-        FOLDERS.iter().try_for_each(|folder| claim::make(&root.join(folder)))?;
         let tmp = root.join("tmp");
         session::remove_dead_sessions(&tmp)?;
         let session = Session::start(&tmp)?;
@@ -176,8 +172,11 @@ impl StateFolder {
     /// it is missing. `name` is a single plain component.
     pub fn folder(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.root.join(name);
-        claim::make(&path)?;
-        Ok(path)
+        match claim::make(&path) {
+            Ok(()) => Ok(path),
+            Err(StateError::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 
@@ -232,7 +231,7 @@ mod tests {
     fn folders_that_were_removed_are_made_again() {
         let top = tempfile::tempdir().unwrap();
         drop(StateFolder::open(top.path()).unwrap());
-        for folder in FOLDERS {
+        for folder in claim::FOLDERS {
             fs_err::remove_dir_all(top.path().join(folder)).unwrap();
             let state = StateFolder::open(top.path()).unwrap();
             assert!(top.path().join(folder).is_dir(), "{folder}");

@@ -18,10 +18,13 @@ use rustix::io::Errno;
 use super::StateError;
 use crate::layer::whiteout::at;
 
-/// What the folder has in it, if it is there.
-const FOLDERS: [&str; 7] = ["blobs", "context", "locks", "mounts", "snapshots", "stubs", "tmp"];
-const FILES: [&str; 6] =
-    ["index.db", "index.db-journal", "index.db-shm", "index.db-wal", "index.json", "oci-layout"];
+/// Folders that there always are. What somebody removed by hand was held by nobody else.
+pub(super) const FOLDERS: [&str; 5] = ["blobs", "blobs/sha256", "snapshots", "locks", "tmp"];
+/// Folders of other parts, which make them when they need them.
+const OTHER_FOLDERS: [&str; 3] = ["context", "mounts", "stubs"];
+/// Files, if they are there.
+const FILES: [&str; 5] =
+    ["index.db-journal", "index.db-shm", "index.db-wal", "index.json", "oci-layout"];
 /// The index of steps tells their commands; SQLite gives the files beside it the same mode.
 const INDEX: &str = "index.db";
 
@@ -29,11 +32,39 @@ const STICKY: u32 = 0o1000;
 const WRITABLE_FOR_OTHERS: u32 = 0o002;
 const OF_OTHERS: u32 = 0o077;
 
-/// Makes the folder at `root` when it is missing, and sees to it that it, and what is in it, is this
-/// user's. Nothing in it is opened before this was asked.
+/// Makes the folder at `root` and the folders in it that are missing, and sees to it that all this, and
+/// what else is in it, is this user's. Nothing in it is opened before this was asked.
 pub fn claim(root: &Path) -> Result<(), StateError> {
-    make(root)?;
-    let about = fs_err::metadata(root)?;
+    claim_root(root)?;
+    for name in FOLDERS {
+        make(&root.join(name))?;
+    }
+    for name in OTHER_FOLDERS {
+        is_folder(&root.join(name))?;
+    }
+    for name in FILES {
+        is_file(&root.join(name))?;
+    }
+    let index = root.join(INDEX);
+    // An empty file is an empty database.
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    make_unless(&index, is_file, || rustix::fs::open(&index, flags, mode).map(drop))
+}
+
+fn claim_root(root: &Path) -> Result<(), StateError> {
+    let about = match fs_err::metadata(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = root.parent() {
+                fs_err::create_dir_all(parent)?;
+            }
+            match rustix::fs::mkdir(root, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => fs_err::metadata(root)?,
+                Err(error) => return Err(at(root, error).into()),
+            }
+        }
+        about => about?,
+    };
     let is_open =
         |mode: u32| mode & WRITABLE_FOR_OTHERS != 0 && mode & STICKY == 0 && about.is_dir();
     if !is_ours(&about) {
@@ -46,48 +77,58 @@ pub fn claim(root: &Path) -> Result<(), StateError> {
         let mode = about.mode() & 0o7777 & !WRITABLE_FOR_OTHERS;
         fs_err::set_permissions(root, std::fs::Permissions::from_mode(mode))?;
     }
-    for name in FOLDERS {
-        let path = root.join(name);
-        let Some(about) = found(&path)? else { continue };
-        if !about.is_dir() {
-            return Err(StateError::Kind { path, expected: "folder" });
-        }
-        if about.mode() & OF_OTHERS != 0 {
-            // An older rbuild left them open. A file system without modes cannot close them.
-            let _ = fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o700));
-        }
-    }
-    for name in FILES {
-        let path = root.join(name);
-        let Some(about) = found(&path)? else { continue };
-        if !about.is_file() {
-            return Err(StateError::Kind { path, expected: "plain file" });
-        }
-        if name.starts_with(INDEX) && about.mode() & OF_OTHERS != 0 {
-            let _ = fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
-        }
-    }
-    make_index(&root.join(INDEX))?;
     Ok(())
 }
 
-/// Makes a folder that is closed to others, unless there is one.
-pub(super) fn make(path: &Path) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs_err::create_dir_all(parent)?;
-    }
-    match rustix::fs::mkdir(path, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(at(path, error)),
-    }
+/// Makes a folder that is closed to others, or closes the one that is there.
+pub(super) fn make(path: &Path) -> Result<(), StateError> {
+    make_unless(path, is_folder, || rustix::fs::mkdir(path, Mode::RWXU))
 }
 
-/// An empty file is an empty database.
-fn make_index(path: &Path) -> io::Result<()> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(_) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(at(path, error)),
+/// Calls `make` unless `is_there`, which also looks at what somebody has made meanwhile.
+fn make_unless(
+    path: &Path,
+    is_there: impl Fn(&Path) -> Result<bool, StateError>,
+    make: impl Fn() -> rustix::io::Result<()>,
+) -> Result<(), StateError> {
+    while !is_there(path)? {
+        match make() {
+            Ok(()) => break,
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(at(path, error).into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a folder at `path`, which nothing else may be at.
+fn is_folder(path: &Path) -> Result<bool, StateError> {
+    let Some(about) = found(path)? else { return Ok(false) };
+    if !about.is_dir() {
+        return Err(StateError::Kind { path: path.to_owned(), expected: "folder" });
+    }
+    close(path, &about, 0o700);
+    Ok(true)
+}
+
+/// Whether there is a file at `path`, which nothing else may be at.
+fn is_file(path: &Path) -> Result<bool, StateError> {
+    let Some(about) = found(path)? else { return Ok(false) };
+    if !about.is_file() {
+        return Err(StateError::Kind { path: path.to_owned(), expected: "plain file" });
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.starts_with(INDEX)) {
+        close(path, &about, 0o600);
+    }
+    Ok(true)
+}
+
+/// Closes what an older rbuild left open to others.
+fn close(path: &Path, about: &std::fs::Metadata, mode: u32) {
+    if about.mode() & OF_OTHERS != 0 {
+        // A file system without modes cannot close it.
+        let _ = fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode));
     }
 }
 
@@ -136,9 +177,11 @@ mod tests {
         let root = top.path().join("deep/state");
         claim(&root).unwrap();
         assert_eq!((mode(&root), mode(&root.join(INDEX))), (0o700, 0o600));
+        for folder in FOLDERS {
+            assert_eq!(mode(&root.join(folder)), 0o700, "{folder}");
+        }
         // As an older rbuild made it.
         set_mode(&root, 0o755);
-        fs_err::create_dir(root.join("snapshots")).unwrap();
         set_mode(&root.join("snapshots"), 0o755);
         claim(&root).unwrap();
         assert_eq!((mode(&root), mode(&root.join("snapshots"))), (0o755, 0o700));
@@ -158,22 +201,34 @@ mod tests {
         claim(root).unwrap();
     }
 
+    /// Where everybody may make something, somebody else can be faster than rbuild.
+    #[test]
+    fn what_was_made_meanwhile_is_looked_at() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("mounts");
+        let made = make_unless(&path, is_folder, || {
+            rustix::fs::symlink("nowhere", &path)?;
+            rustix::fs::mkdir(&path, Mode::RWXU)
+        });
+        assert!(made.is_err(), "{made:?}");
+    }
+
     #[test]
     fn what_is_not_of_its_kind_is_refused() {
         let top = tempfile::tempdir().unwrap();
-        for (name, is_folder) in
-            FOLDERS.iter().map(|name| (name, true)).chain(FILES.iter().map(|name| (name, false)))
-        {
-            let root = top.path().join(name);
+        let folders = FOLDERS.iter().chain(&OTHER_FOLDERS).map(|name| (*name, true));
+        let files = FILES.iter().chain([&INDEX]).map(|name| (*name, false));
+        for (name, is_folder) in folders.chain(files) {
+            let root = top.path().join(name.replace('/', "-"));
             claim(&root).unwrap();
             let path = root.join(name);
-            let _ = fs_err::remove_file(&path);
+            crate::remove::remove_any(&path).unwrap();
             rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0)
                 .unwrap();
             assert!(matches!(claim(&root), Err(StateError::Kind { .. })), "{name}");
             // One's own link to what it should be is as good.
             fs_err::remove_file(&path).unwrap();
-            let elsewhere = top.path().join(format!("{name}-elsewhere"));
+            let elsewhere = root.with_extension("elsewhere");
             if is_folder {
                 fs_err::create_dir(&elsewhere).unwrap();
             } else {

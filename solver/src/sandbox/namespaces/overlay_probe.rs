@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rbuild_cache::layer::whiteout::Marks;
 use rbuild_cache::remove::remove_tree;
+use rbuild_cache::session::Session;
 use rbuild_cache::state::{StateError, claim};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{WaitId, WaitIdOptions};
@@ -31,7 +32,9 @@ const OTHER: i32 = 255;
 /// When nothing can be made in `folder`, or it is somebody else's.
 pub fn overlay_obstacle(folder: &Path) -> Result<Option<SandboxError>, StateError> {
     claim(folder)?;
-    let place = tempfile::Builder::new().prefix("overlay-probe-").tempdir_in(folder)?.keep();
+    // Who is killed over it leaves nothing that stays.
+    let session = Session::start(&folder.join("tmp"))?;
+    let place = session.unused_path();
     let [lower, upper, work] = ["lower", "upper", "work"].map(|name| place.join(name));
     for folder in [&lower, &upper, &work] {
         fs_err::create_dir_all(folder)?;
@@ -84,10 +87,15 @@ mod tests {
     #[test]
     fn nothing_is_left_of_the_probe() {
         let folder = tempfile::tempdir().unwrap();
+        claim(folder.path()).unwrap();
+        let names = |of: &Path| {
+            let names = fs_err::read_dir(of).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = names(folder.path());
         // Whatever the machine's answer is.
         let _ = overlay_obstacle(folder.path()).unwrap();
-        let names =
-            fs_err::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(names.collect::<Vec<_>>(), ["index.db"]);
+        assert_eq!(names(folder.path()), before);
+        assert_eq!(names(&folder.path().join("tmp")), names(&folder.path().join("locks")));
     }
 }
