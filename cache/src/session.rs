@@ -73,6 +73,11 @@ impl Session {
         Ok(Temporary { path: Some(path), session: Arc::clone(self) })
     }
 
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// A path in the session's folder that nothing is at.
     pub fn unused_path(&self) -> PathBuf {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())

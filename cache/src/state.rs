@@ -104,10 +104,10 @@ impl StateFolder {
             layout: Layout::new(&root, blobs.clone(), locks.clone(), Arc::clone(&session)),
             locks,
             blobs,
-            session,
             root,
             limits: Limits::default(),
-            memos: Arc::default(),
+            memos: Arc::new(FileMemos::new(session.folder().to_owned())),
+            session,
         })
     }
 

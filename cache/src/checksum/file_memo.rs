@@ -78,6 +78,8 @@ impl Version {
 #[derive(Debug, Default)]
 pub struct FileMemo {
     file: Option<PathBuf>,
+    /// The folder in which it is written before it gets its name.
+    aside: PathBuf,
     known: Records,
     fresh: Mutex<HashMap<Version, Digest>>,
     /// How many of the fresh ones are written down.
@@ -91,10 +93,11 @@ impl FileMemo {
         Self::default()
     }
 
-    /// The memo kept in `file`, which need not exist; its folder must.
-    pub fn open(file: PathBuf) -> Self {
+    /// The memo kept in `file`, which need not exist; its folder must, and so must `aside`, in which it
+    /// is written.
+    pub fn open(file: PathBuf, aside: PathBuf) -> Self {
         let known = Records::read(&file).unwrap_or_default();
-        Self { file: Some(file), known, ..Self::default() }
+        Self { file: Some(file), aside, known, ..Self::default() }
     }
 
     /// The file of a memo that knows nothing.
@@ -171,8 +174,7 @@ impl FileMemo {
             kept.map(|(record, _)| *record).chain(fresh_records).collect();
         #[expect(clippy::stable_sort_primitive, reason = "it makes use of most lying in order")]
         records.sort();
-        let folder = file.parent().unwrap_or(Path::new("."));
-        let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+        let mut aside = tempfile::NamedTempFile::new_in(&self.aside)?;
         aside.write_all(&encoded(&records))?;
         aside.persist(file).map_err(|error| error.error)?;
         self.saved.store(fresh.len(), Ordering::Relaxed);
@@ -190,15 +192,24 @@ impl FileMemo {
 }
 
 /// The memos of a process, each read once however many steps copy from its context.
-#[derive(Debug, Default)]
-pub struct FileMemos(Mutex<HashMap<PathBuf, Arc<FileMemo>>>);
+#[derive(Debug)]
+pub struct FileMemos {
+    aside: PathBuf,
+    open: Mutex<HashMap<PathBuf, Arc<FileMemo>>>,
+}
 
 impl FileMemos {
+    /// Those of a process that writes aside in the folder `aside`.
+    pub fn new(aside: PathBuf) -> Self {
+        Self { aside, open: Mutex::default() }
+    }
+
     /// The memo kept in `file`.
     pub fn open(&self, file: PathBuf) -> Arc<FileMemo> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let memo =
-            open.entry(file).or_insert_with_key(|file| Arc::new(FileMemo::open(file.clone())));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let memo = open
+            .entry(file)
+            .or_insert_with_key(|file| Arc::new(FileMemo::open(file.clone(), self.aside.clone())));
         Arc::clone(memo)
     }
 }
@@ -396,34 +407,51 @@ mod tests {
         let view = View::folder(folder.path().to_owned(), PatternMatcher::default());
         let entry = view.lookup(Path::new("f")).unwrap().unwrap();
         let file = state.path().join("memo");
-        let mut memo = FileMemo::open(file.clone());
+        let open = || FileMemo::open(file.clone(), state.path().to_owned());
+        let mut memo = open();
         // As if the file had been changed long ago.
         memo.begun = OnceLock::from(Some(Timestamp::from_seconds(i64::MAX / 2)));
         let (digest, _) = memo.digest(&view, &entry).unwrap();
         assert_eq!(digest, Digest::of("1"));
         memo.save().unwrap();
-        let memo = FileMemo::open(file);
+        let memo = open();
         assert_eq!(memo.known.all().len(), 1);
         // Not read again: it could not be.
         fs::remove_file(only).unwrap();
         assert_eq!(memo.digest(&view, &entry).unwrap().0, digest);
     }
 
+    /// What is half-written, whoever dies over it, is not taken for a memo.
+    #[test]
+    fn nothing_lies_beside_a_memo() {
+        let top = tempfile::tempdir().unwrap();
+        let (folder, aside) = (top.path().join("context"), top.path().join("nowhere"));
+        fs::create_dir(&folder).unwrap();
+        let memo = FileMemo::open(folder.join("memo"), aside.clone());
+        memo.fresh.lock().unwrap().insert(version(1, 3), Digest::of("x"));
+        memo.save().unwrap_err();
+        fs::create_dir(&aside).unwrap();
+        memo.save().unwrap();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(aside).unwrap().count(), 0);
+    }
+
     #[test]
     fn news_replace_what_was_known_of_the_same_file() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, aside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = folder.path().join("memo");
+        let open = || FileMemo::open(file.clone(), aside.path().to_owned());
         let learn = |memo: &FileMemo, version| {
             memo.fresh.lock().unwrap().insert(version, Digest::of("x"));
             memo.save().unwrap();
         };
-        let memo = FileMemo::open(file.clone());
+        let memo = open();
         learn(&memo, version(1, 3));
         learn(&memo, version(2, 3));
         assert_eq!(read(&file).unwrap(), [version(1, 3), version(2, 3)]);
-        learn(&FileMemo::open(file.clone()), version(1, 4));
+        learn(&open(), version(1, 4));
         assert_eq!(read(&file).unwrap(), [version(1, 4), version(2, 3)]);
-        let memos = FileMemos::default();
+        let memos = FileMemos::new(aside.path().to_owned());
         assert!(Arc::ptr_eq(&memos.open(file.clone()), &memos.open(file)));
     }
 }
