@@ -114,6 +114,23 @@ impl Layout {
         })
     }
 
+    /// Calls `image`, which has a name, by another one as well. `false` when it has none by now: nothing
+    /// keeps it from being removed then.
+    pub fn add_name(&self, name: &str, image: &Descriptor) -> Result<bool, LayoutError> {
+        let mut is_named = false;
+        self.change(|index| {
+            let is_it = |other: &Descriptor| {
+                other.digest == image.digest && other.annotations.contains_key(REF_NAME)
+            };
+            is_named = index.manifests.iter().any(is_it);
+            if is_named {
+                index.manifests.retain(|old| !is_called(old, name));
+                index.manifests.push(called(image, name));
+            }
+        })?;
+        Ok(is_named)
+    }
+
     /// Takes the name from an image; returns what it named.
     pub fn remove(&self, name: &str) -> Result<Option<Descriptor>, LayoutError> {
         let mut removed = None;
@@ -202,8 +219,11 @@ mod tests {
         layout.set(&["a:latest".into()], &image("two")).unwrap();
         assert_eq!(layout.get("a:1").unwrap(), Some(image("one")));
         assert_eq!(layout.get("a:latest").unwrap(), Some(image("two")));
+        assert!(layout.add_name("b:1", &image("two")).unwrap());
         assert!(layout.remove("a:latest").unwrap().is_some());
         assert!(layout.remove("a:latest").unwrap().is_none());
+        assert!(layout.remove("b:1").unwrap().is_some());
+        assert!(!layout.add_name("b:1", &image("two")).unwrap(), "nothing keeps it any more");
         assert_eq!(layout.images().unwrap().into_keys().collect::<Vec<_>>(), ["a:1"]);
     }
 

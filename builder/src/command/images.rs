@@ -129,8 +129,12 @@ pub(super) fn tag(
     let state = local_image::open(&settings(global, environment)?)?;
     let name: ImageRef = arguments.name.parse().map_err(LocalImageError::Name)?;
     let image = local_image::find(&state, &arguments.image)?;
-    state.layout().set(&[name.to_string()], &image.root).map_err(LocalImageError::Layout)?;
-    Ok(())
+    let is_there = state.layout().add_name(&name.to_string(), &image.root);
+    if is_there.map_err(LocalImageError::Layout)? {
+        return Ok(());
+    }
+    // Somebody has taken its names away since it was found.
+    Err(LocalImageError::Missing(arguments.image.clone()).into())
 }
 
 /// Takes names away. Those that are there are removed also when another one is not.
