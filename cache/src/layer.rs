@@ -191,13 +191,18 @@ pub fn export_watched(
     Ok(exported)
 }
 
-/// Checks that the layer in `blob` is the one with this diff id, without unpacking it.
+/// Checks that the layer in `blob` is the one with this diff id, without unpacking it. That there is
+/// a snapshot of that layer says nothing of the blob. What was found is remembered.
 pub fn check(state: &StateFolder, blob: &Descriptor, diff_id: &DiffId) -> Result<(), LayerError> {
-    if state.snapshots().get(&SnapshotId::of_layer(diff_id))?.is_some() {
+    let key = blob.digest.as_bytes();
+    if state.index().recall(CHECKED, key)?.is_some_and(|known| known == diff_id.0.as_bytes()) {
         return Ok(());
     }
     let found = DiffId(Digest::of_stream(unpacked(state, blob)?)?.0);
-    if found == *diff_id { Ok(()) } else { Err(LayerError::DiffId { expected: *diff_id, found }) }
+    if found != *diff_id {
+        return Err(LayerError::DiffId { expected: *diff_id, found });
+    }
+    Ok(state.index().remember(CHECKED, key, found.0.as_bytes())?)
 }
 
 /// The tar in `blob`, no longer than one may be.
@@ -260,6 +265,9 @@ pub fn media_type(compression: Compression) -> MediaType {
     }
 }
 
+/// Under which name the index remembers which layers are in the blobs of others.
+const CHECKED: &str = "checked-layer";
+
 /// Under which name the index remembers exported layers.
 const MEMO: &str = "exported-layer";
 
@@ -305,6 +313,12 @@ pub fn forget_exports(
         .filter(|key| exported_snapshot(key).is_some_and(|id| snapshots.contains(&id)))
         .collect();
     state.index().forget_memos(MEMO, &keys)
+}
+
+/// Forgets which layers were in these blobs.
+pub fn forget_checked(state: &StateFolder, blobs: &[&Digest]) -> Result<(), IndexError> {
+    let keys: Vec<&[u8]> = blobs.iter().map(|digest| digest.as_bytes().as_slice()).collect();
+    state.index().forget_memos(CHECKED, &keys)
 }
 
 /// Whose export a memo is of, by its key; none for a blob that was compressed anew.
@@ -401,6 +415,21 @@ mod tests {
         fs_err::remove_file(state.blobs().path(&exported.descriptor.digest)).unwrap();
         assert_eq!(export(&state, &id, None, Compression::default(), None).unwrap(), exported);
         assert!(state.blobs().contains(&exported.descriptor.digest).unwrap());
+    }
+
+    #[test]
+    fn a_blob_is_not_taken_for_a_layer_that_is_here() {
+        let (_top, state) = state();
+        let [here, other] = ["here", "other"].map(|name| {
+            let id = step(&state, |folder| fs_err::write(folder.join(name), name).unwrap());
+            export(&state, &id, None, Compression::default(), None).unwrap()
+        });
+        unpack(&state, &here.descriptor, &here.diff_id).unwrap();
+        for _ in ["for the first time", "remembered"] {
+            check(&state, &here.descriptor, &here.diff_id).unwrap();
+            let error = check(&state, &other.descriptor, &here.diff_id).unwrap_err();
+            assert!(matches!(error, LayerError::DiffId { .. }), "{error}");
+        }
     }
 
     #[test]

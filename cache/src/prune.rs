@@ -104,7 +104,7 @@ pub fn remove(
     let mut entries: Vec<&Entry> = entries.to_vec();
     // Stable: within a kind, the order stays.
     entries.sort_by_key(|entry| order(&entry));
-    forget_exports(state, &entries)?;
+    forget_memos(state, &entries)?;
     for some in entries.chunks(AT_ONCE) {
         let aside = move_aside(state, some, now)?;
         for (entry, path) in some.iter().zip(aside) {
@@ -127,16 +127,18 @@ fn forget_gone(state: &StateFolder, now: i64) -> Result<(), PruneError> {
     Ok(state.index().prune(&gone, now)?)
 }
 
-/// What a layer was exported as is of no use without it.
-fn forget_exports(state: &StateFolder, entries: &[&Entry]) -> Result<(), PruneError> {
-    let snapshots: BTreeSet<&SnapshotId> = entries
-        .iter()
-        .filter_map(|entry| match &entry.name {
-            EntryName::Snapshot(id) => Some(id),
-            EntryName::Blob(_) | EntryName::Mount(_) | EntryName::Context(_) => None,
-        })
-        .collect();
-    Ok(layer::forget_exports(state, &snapshots)?)
+/// What is remembered of layers and blobs is of no use without them.
+fn forget_memos(state: &StateFolder, entries: &[&Entry]) -> Result<(), PruneError> {
+    let (mut snapshots, mut blobs) = (BTreeSet::new(), Vec::new());
+    for entry in entries {
+        match &entry.name {
+            EntryName::Snapshot(id) => _ = snapshots.insert(id),
+            EntryName::Blob(digest) => blobs.push(digest),
+            EntryName::Mount(_) | EntryName::Context(_) => {}
+        }
+    }
+    layer::forget_exports(state, &snapshots)?;
+    Ok(layer::forget_checked(state, &blobs)?)
 }
 
 /// Moves what nobody holds to where it can be removed without hurry: a path for each entry that is
