@@ -56,6 +56,17 @@ pub(crate) fn status(status: u16) -> Reply {
     Reply::Answer { status, headers: Vec::new(), body: Vec::new() }
 }
 
+/// What a registry answers to a manifest that names what it does not see.
+pub(crate) fn blob_unknown() -> Reply {
+    let (status, headers, body) = unknown_blob();
+    Reply::Answer { status, headers, body }
+}
+
+fn unknown_blob() -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let error = json!({"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry"});
+    (400, Vec::new(), json!({ "errors": [error] }).to_string().into_bytes())
+}
+
 /// An answer with one header and no body.
 pub(crate) fn with_header(status: u16, name: &str, value: &str) -> Reply {
     let headers = vec![(name.to_owned(), value.to_owned())];
@@ -171,6 +182,11 @@ impl FaultyRegistry {
         for reference in [tag, &Digest::of(bytes).to_string()] {
             contents.manifests.insert(format!("{repository}/{reference}"), entry.clone());
         }
+    }
+
+    /// Takes a blob away.
+    pub(crate) fn lose(&self, digest: &Digest) {
+        self.shared.contents.lock().unwrap().blobs.remove(&digest.to_string()).unwrap();
     }
 
     /// The bytes of a blob.
@@ -329,7 +345,7 @@ impl Shared {
             let key = format!("{repository}/{reference}");
             if asked.method == "PUT" {
                 if !contents.has_all(body) {
-                    return none(400);
+                    return unknown_blob();
                 }
                 let version = contents.manifests.get(&key).map(|(_, bytes)| etag(bytes));
                 let wanted = asked.headers.get("if-match");

@@ -46,8 +46,6 @@ fn entries_of_pushes_at_the_same_time_are_all_in_the_list() {
     let rounds = rounds(4);
     for round in 0..rounds {
         let name = registry.image(&format!("app{round}:v1"));
-        // The registry loses sight of a blob while two upload it: those that all have are there.
-        push(&Rbuild::new(), &folder, &name, "zero").succeeds();
         let start = |rbuild: &Rbuild, who: &str| push(rbuild, &folder, &name, who).start();
         let running = [start(&here, "one"), start(&here, "two"), start(&there, "three")];
         let failed: Vec<Outcome> = running
@@ -61,7 +59,7 @@ fn entries_of_pushes_at_the_same_time_are_all_in_the_list() {
         let entries: BTreeSet<String> = (list["manifests"].as_array().unwrap().iter())
             .map(|entry| entry["digest"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(entries.len(), 4, "round {round}: {list}");
+        assert_eq!(entries.len(), 3, "round {round}: {list}");
     }
 }
 

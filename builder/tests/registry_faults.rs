@@ -2,15 +2,16 @@
 //! nothing wrong is ever stored).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use rbuild::registry::RegistrySettings;
+use rbuild::registry::push::Pushed;
 use rbuild_cache::digest::Digest;
 use rbuild_cache::oci::Descriptor;
 
-use crate::faulty_registry::{Asked, FaultyRegistry, Reply, status, with_header};
+use crate::faulty_registry::{Asked, FaultyRegistry, Reply, blob_unknown, status, with_header};
 use crate::figure::{Mode, all_right, figure};
 use crate::registry_client::{Side, digests, noise};
 
@@ -406,6 +407,61 @@ async fn a_push_that_fails_leaves_no_tag_and_is_finished_later() {
     let pushed = side.push(&name).await.unwrap();
     assert_eq!((pushed.sent, pushed.existing), (1, 2), "only what is missing is sent");
     assert_eq!(registry.tag("app:v1"), Some(made.digest));
+}
+
+/// Pushes an image to a registry that may answer in this way when a manifest is put: what came of
+/// it, and how often the manifest was put.
+async fn push_of_lost(
+    fault: impl Fn(&FaultyRegistry, &Asked) -> Option<Reply> + Send + Sync + 'static,
+) -> (Result<Pushed, String>, usize) {
+    let known: Arc<OnceLock<FaultyRegistry>> = Arc::default();
+    let registry = Arc::clone(&known);
+    let is_put = |asked: &Asked| asked.method == "PUT" && asked.path.contains("/manifests/");
+    let registry = FaultyRegistry::start(move |asked| {
+        let registry = registry.get().filter(|_| is_put(asked))?;
+        fault(registry, asked)
+    });
+    known.set(registry.clone()).ok().unwrap();
+    let (side, name) = (side(), registry.image("app:v1"));
+    let made = side.make(&name, &layers());
+    let outcome = side.push(&name).await;
+    assert_eq!(registry.tag("app:v1"), outcome.as_ref().ok().map(|_| made.digest));
+    let puts = registry.asked().iter().filter(|asked| is_put(asked)).count();
+    (outcome.map_err(|error| format!("{} ({})", error.message, error.hint.unwrap())), puts)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_registry_does_not_see_any_more_is_looked_for_and_sent_again() {
+    let all = (layers().iter().map(|layer| layer.len() as u64)).sum::<u64>();
+    let (config, sent) = {
+        let (outcome, puts) = push_of_lost(|_, _| None).await;
+        let pushed = outcome.unwrap();
+        assert_eq!((pushed.sent, puts), (3, 1));
+        (pushed.sent_bytes - all, pushed.sent_bytes)
+    };
+
+    // Another client brought the same at the same time: it is all there a moment later.
+    let (outcome, puts) = push_of_lost(|_, asked| (asked.nth == 0).then(blob_unknown)).await;
+    assert_eq!(outcome, Ok(Pushed { sent: 3, sent_bytes: sent, ..Pushed::default() }));
+    assert_eq!(puts, 2);
+
+    // It took blobs away.
+    let lost = |registry: &FaultyRegistry, asked: &Asked| {
+        if asked.nth < 2 {
+            registry.lose(&digests(&layers())[asked.nth]);
+        }
+        None
+    };
+    let (outcome, puts) = push_of_lost(lost).await;
+    let pushed = Pushed { sent: 5, sent_bytes: 2 * all + config, ..Pushed::default() };
+    assert_eq!((outcome, puts), (Ok(pushed), 3), "only what was lost is sent again");
+
+    let (outcome, puts) = push_of_lost(|_, _| Some(blob_unknown())).await;
+    let said = outcome.unwrap_err();
+    for part in ["blob unknown to registry", "its tag is as it was", "`rbuild push`"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(puts, 4);
 }
 
 /// Pushes to a registry that answers so to each upload: that must end soon, without a tag.

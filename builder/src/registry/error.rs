@@ -80,6 +80,15 @@ pub enum Cause {
         /// What the body said.
         detail: String,
     },
+    /// It does not see something that a manifest names and that was brought there before. Some lose
+    /// sight of what two clients bring at the same time, until both are done.
+    #[error("{status}: {detail}")]
+    BlobUnknown {
+        /// The status with its name.
+        status: String,
+        /// What the body said.
+        detail: String,
+    },
     /// Its answer breaks the protocol.
     #[error("{0}")]
     Protocol(String),
@@ -154,6 +163,9 @@ impl Cause {
             }
             Self::Later(_) => "log in for a higher limit, use a mirror, or try again later",
             Self::Damaged { .. } => "a proxy or the registry's disk may be at fault; try again",
+            Self::BlobUnknown { .. } => {
+                "it says so of something that was just sent to it: `rbuild push` sends what is missing"
+            }
             Self::Status { .. }
             | Self::Protocol(_)
             | Self::TooLarge { .. }

@@ -26,9 +26,13 @@ use super::auth::Scope;
 use super::error::{Cause, RegistryError};
 use super::hosts::Endpoint;
 use super::pull::manifest_path;
+use super::retry::pause_after;
 use super::sink::Gauge;
 use super::transport::{Call, Transport, Upload};
 use super::upload::{OpenFrom, Sending, Uploads, session};
+
+/// How often what a registry does not see is looked for and its manifests are put again.
+const MOST_LOST: u32 = 3;
 
 /// An image to push: everything that has to be at the registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +103,14 @@ impl Pusher {
     pub(super) fn note(&self, endpoint: &Endpoint, digest: Digest, sent: bool) {
         let key = (endpoint.host.clone(), endpoint.repository.clone(), digest);
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sent);
+    }
+
+    /// Forgets what was noted of `endpoint`: it has to be asked again what is there.
+    fn forget(&self, endpoint: &Endpoint) {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.retain(|(host, repository, _), _| {
+            (host, repository) != (&endpoint.host, &endpoint.repository)
+        });
     }
 
     /// How a blob got there that this process noted; it was sent at most once.
@@ -193,14 +205,39 @@ impl Job<'_> {
             self.task.tell(result);
             return Ok(Pushed { existing: blobs.len() as u64, ..Pushed::default() });
         }
-        let pushed = self.push_blobs(blobs.into_values()).await?;
-        for (descriptor, bytes) in &content.manifests {
-            let is_root = descriptor.digest == root.digest;
-            let name = if is_root { name.clone() } else { descriptor.digest.to_string() };
-            self.put_manifest(&name, descriptor, bytes).await?;
+        let mut pushed = self.push_blobs(blobs.values().copied()).await?;
+        for failures in 0.. {
+            match self.put_manifests(&name, &content.manifests).await {
+                Ok(()) => break,
+                Err(Cause::BlobUnknown { detail, .. }) if failures < MOST_LOST => {
+                    tracing::debug!(detail, "looking again for what the registry does not see");
+                    tokio::time::sleep(pause_after(failures)).await;
+                }
+                Err(cause) => return Err(cause),
+            }
+            self.pusher.forget(self.uploads.endpoint);
+            let again = self.push_blobs(blobs.values().copied()).await?;
+            pushed.sent += again.sent;
+            pushed.sent_bytes += again.sent_bytes;
         }
         self.task.tell(result);
         Ok(pushed)
+    }
+
+    /// Puts `manifests`, the last one under `name`, the others under their digests.
+    async fn put_manifests(
+        &self,
+        name: &str,
+        manifests: &[(Descriptor, Bytes)],
+    ) -> Result<(), Cause> {
+        for (at, (descriptor, bytes)) in manifests.iter().enumerate() {
+            let is_root = at + 1 == manifests.len();
+            let by_digest = descriptor.digest.to_string();
+            let name = if is_root { name } else { &by_digest };
+            let response = self.uploads.put_manifest(name, (descriptor, bytes), None).await?;
+            self.uploads.check_stored(response, descriptor).await?;
+        }
+        Ok(())
     }
 
     /// Whether `name` stands for `root` already; then the registry has all that it names.
@@ -336,16 +373,6 @@ impl Job<'_> {
             Ok(_) | Err(Cause::Denied { .. } | Cause::Token { .. }) => Ok(Mount::No),
             Err(cause) => Err(cause),
         }
-    }
-
-    async fn put_manifest(
-        &self,
-        name: &str,
-        descriptor: &Descriptor,
-        bytes: &Bytes,
-    ) -> Result<(), Cause> {
-        let response = self.uploads.put_manifest(name, (descriptor, bytes), None).await?;
-        self.uploads.check_stored(response, descriptor).await
     }
 }
 

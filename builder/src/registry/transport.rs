@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
-use oci_client::errors::OciEnvelope;
+use oci_client::errors::{OciEnvelope, OciError, OciErrorCode};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Body, Method, Request, Response, StatusCode};
 use tokio::sync::mpsc;
@@ -326,7 +326,11 @@ impl Transport {
     /// What an answer that is no success means: `what` is what was asked for.
     pub async fn failure(&self, call: &Call<'_>, response: Response, what: &str) -> Cause {
         match response.status() {
-            StatusCode::NOT_FOUND => Cause::NotFound(what.to_owned()),
+            StatusCode::NOT_FOUND => match status_cause(response).await {
+                // It is not what was put that is missing, but what that names.
+                cause @ Cause::BlobUnknown { .. } if call.method == Method::PUT => cause,
+                _ => Cause::NotFound(what.to_owned()),
+            },
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => self.denied(call, response).await,
             _ => status_cause(response).await,
         }
@@ -405,31 +409,59 @@ pub fn is_passing(status: StatusCode) -> bool {
 
 /// What a status that says no tells the user.
 pub async fn status_cause(response: Response) -> Cause {
-    let status = response.status();
-    Cause::Status { status: status.to_string(), detail: plain_said(response).await }
+    let status = response.status().to_string();
+    let refusal = Refusal::read(response).await;
+    let detail = refusal.detail();
+    let unknown = |code: &OciErrorCode| {
+        matches!(code, OciErrorCode::BlobUnknown | OciErrorCode::ManifestBlobUnknown)
+    };
+    match &refusal {
+        Refusal::Errors(errors) if errors.iter().any(|error| unknown(&error.code)) => {
+            Cause::BlobUnknown { status, detail }
+        }
+        Refusal::Errors(_) | Refusal::Text(_) => Cause::Status { status, detail },
+    }
 }
 
 /// What the host says about its refusal, behind a colon; empty when it says nothing.
 pub async fn said(response: Response) -> String {
-    let said = plain_said(response).await;
+    let said = Refusal::read(response).await.detail();
     if said.is_empty() { said } else { format!(": {said}") }
 }
 
-async fn plain_said(response: Response) -> String {
-    let Ok(body) = read_body(response, 64 << 10, Duration::from_secs(5)).await else {
-        return String::new();
-    };
-    if let Ok(envelope) = serde_json::from_slice::<OciEnvelope>(&body) {
-        let one = |error: &oci_client::errors::OciError| {
+/// The body of an answer that says no.
+enum Refusal {
+    /// As the specification wants it.
+    Errors(Vec<OciError>),
+    /// Some other text: the visible part of its first line.
+    Text(String),
+}
+
+impl Refusal {
+    async fn read(response: Response) -> Self {
+        let Ok(body) = read_body(response, 64 << 10, Duration::from_secs(5)).await else {
+            return Self::Text(String::new());
+        };
+        if let Ok(envelope) = serde_json::from_slice::<OciEnvelope>(&body) {
+            return Self::Errors(envelope.errors);
+        }
+        let text = String::from_utf8_lossy(&body);
+        let visible = |c: &char| !c.is_control();
+        Self::Text(text.lines().next().unwrap_or("").chars().filter(visible).take(200).collect())
+    }
+
+    /// In words.
+    fn detail(&self) -> String {
+        let one = |error: &OciError| {
             let code = serde_json::to_value(&error.code).ok();
             let code = code.and_then(|code| code.as_str().map(str::to_owned)).unwrap_or_default();
             if error.message.is_empty() { code } else { error.message.clone() }
         };
-        return envelope.errors.iter().map(one).collect::<Vec<_>>().join("; ");
+        match self {
+            Self::Errors(errors) => errors.iter().map(one).collect::<Vec<_>>().join("; "),
+            Self::Text(text) => text.clone(),
+        }
     }
-    let text = String::from_utf8_lossy(&body);
-    let visible = |c: &char| !c.is_control();
-    text.lines().next().unwrap_or("").chars().filter(visible).take(200).collect()
 }
 
 /// The body of `response`, at most `limit` bytes of it.
