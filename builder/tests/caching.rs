@@ -218,3 +218,35 @@ fn stages_that_wait_do_so_at_the_same_time() {
     let elapsed = start.elapsed();
     assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
 }
+
+#[test]
+fn a_step_sees_of_the_context_what_its_key_says() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let cache = "RUN --mount=type=cache,id=held,sharing=locked,target=/c";
+    let holder = format!("FROM busybox\n{cache} sleep 3\n");
+    let reader =
+        format!("FROM busybox\n{cache} --mount=type=bind,source=text,target=/t cat /t > /out\n");
+    let holder = context(&[("Dockerfile", &holder)]);
+    let reader = context(&[("Dockerfile", &reader), ("text", "old")]);
+    let read = || {
+        let out = scratch();
+        rbuild.build(&reader).output("type=local", out.path()).succeeds();
+        fs_err::read_to_string(out.path().join("out")).unwrap()
+    };
+    let holding = rbuild.build(&holder).start();
+    std::thread::sleep(Duration::from_millis(700));
+    // It looks at the context, then waits for the folder of the cache mount.
+    let waiting = rbuild.build(&reader).start();
+    std::thread::sleep(Duration::from_millis(1200));
+    write(reader.path().join("text"), "new");
+    for child in [holding, waiting] {
+        let outcome = Outcome::of(child);
+        assert!(outcome.status.success(), "{outcome}");
+    }
+    assert_eq!(read(), "new");
+    write(reader.path().join("text"), "old");
+    assert_eq!(read(), "old");
+}

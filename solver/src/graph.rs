@@ -237,22 +237,7 @@ mod tests {
         let mounted = graph.add(mkdir("/mounted"), &[base]);
         let read = graph.add(mkdir("/read"), &[base]);
         let below = graph.add(mkdir("/below"), &[copied, read]);
-        let op = RunOp {
-            args: vec!["true".into()],
-            env: Vec::new(),
-            cwd: "/".into(),
-            user: None,
-            network: NetworkMode::Default,
-            security: SecurityMode::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hostname: String::new(),
-            extra_hosts: Vec::new(),
-            shm_size: None,
-            ulimits: Vec::new(),
-            cgroup_parent: None,
-            platform: rbuild_cache::oci::Platform::host(),
-        };
+        let op = RunOp::new(vec!["true".into()], rbuild_cache::oci::Platform::host());
         let run = Vertex { op: Op::Run(Box::new(op)), ..scratch() };
         let run = graph.add(run, &[below, mounted]);
         let last = graph.add(mkdir("/last"), &[run]);

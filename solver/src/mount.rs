@@ -2,6 +2,7 @@
 //! meanwhile.
 
 pub(crate) mod cache;
+pub(crate) mod sources;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -9,11 +10,11 @@ use std::path::PathBuf;
 use rbuild_cache::lock::LockGuard;
 use rbuild_cache::snapshot::{Active, ActiveRoot, Shown, SnapshotterKind};
 
+use self::sources::Sources;
 use crate::error::Cause;
 use crate::graph::{Mount, MountSource};
 use crate::ops::{Work, Worker, blocking};
 use crate::sandbox::{SandboxMount, SandboxMountSource};
-use crate::tree::Output;
 
 /// A secret of the caller, read only when a step asks for it.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,24 +70,23 @@ impl std::fmt::Debug for Mounts {
 }
 
 impl Worker {
-    /// Makes everything that `mounts` show ready to be mounted. `inputs` are all inputs of the
-    /// step's vertex but the first.
+    /// Makes everything that `mounts` show ready to be mounted.
     pub(crate) async fn mounts(
         &self,
         work: &Work<'_>,
         mounts: &[Mount],
-        inputs: &[Output],
+        sources: &Sources,
     ) -> Result<Mounts, Cause> {
         let mut ready = Mounts::default();
         let mut agents = 0;
         for mount in mounts {
             let source = match &mount.source {
                 MountSource::Bind { input, path } => {
-                    let tree = self.input_tree(work, inputs, *input, path).await?;
-                    self.bind(work, &tree, path, mount.read_only, &mut ready.held).await?
+                    let tree = sources.tree(*input, path);
+                    self.bind(work, tree, path, mount.read_only, &mut ready.held).await?
                 }
                 MountSource::Cache { .. } => {
-                    let (source, lock) = self.cache_mount(work, &mount.source, inputs).await?;
+                    let (source, lock) = self.cache_mount(work, &mount.source, sources).await?;
                     ready.held.locks.push(lock);
                     source
                 }

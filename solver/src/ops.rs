@@ -335,16 +335,24 @@ impl Worker {
 
     /// A file op; once more from the start when a context changed while it was read.
     async fn file(&self, work: &Work<'_>, op: &FileOp, inputs: Vec<Output>) -> Result<Tree, Cause> {
+        self.unchanging(|| self.file_once(work, op, inputs.clone())).await
+    }
+
+    /// What `attempt` comes to; another one when a context changed while it was read.
+    pub(crate) async fn unchanging<F: Future<Output = Result<Tree, Cause>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<Tree, Cause> {
         for _ in 1..READS_MAX {
-            match self.file_once(work, op, inputs.clone()).await {
+            match attempt().await {
                 Err(Cause::File(file::FileError::Changed(path))) => {
-                    tracing::debug!(path = %path.display(), "changed while it was copied");
+                    tracing::debug!(path = %path.display(), "changed after it was looked at");
                     self.walks.forget();
                 }
                 result => return result,
             }
         }
-        self.file_once(work, op, inputs).await
+        attempt().await
     }
 
     /// Definition key, content key, then the files.
@@ -418,7 +426,11 @@ impl Worker {
     }
 
     /// What a step can read of `output`.
-    async fn source(&self, output: &Output, task: &Task) -> Result<file::SourceTree, Cause> {
+    pub(crate) async fn source(
+        &self,
+        output: &Output,
+        task: &Task,
+    ) -> Result<file::SourceTree, Cause> {
         Ok(match output {
             Output::Tree(tree) => file::SourceTree::tree(self.view(tree, task).await?),
             Output::Folder(folder) => {

@@ -3,7 +3,7 @@
 //! Inputs are numbers: positions in the list of inputs of the op's vertex. What must not enter a
 //! cache key (secrets, proxies, the order of transfers) is not in here at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_cache::digest::{DiffId, Digest};
 use rbuild_cache::oci::{Descriptor, Platform};
@@ -139,6 +139,43 @@ pub struct RunOp {
     pub cgroup_parent: Option<String>,
     /// The platform that the command is for.
     pub platform: Platform,
+}
+
+impl RunOp {
+    /// Runs `args` as root in `/`: no flag is given.
+    pub fn new(args: Vec<String>, platform: Platform) -> Self {
+        Self {
+            args,
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: None,
+            network: NetworkMode::default(),
+            security: SecurityMode::default(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            hostname: String::new(),
+            extra_hosts: Vec::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
+            cgroup_parent: None,
+            platform,
+        }
+    }
+
+    /// What the mounts show of inputs: the number of the input, and the path in it.
+    pub fn mounted(&self) -> BTreeSet<(usize, &str)> {
+        let shown = self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Bind { input, path }
+            // What a cache mount begins with, not what steps put there.
+            | MountSource::Cache { from: Some(input), path, .. } => Some((*input, path.as_str())),
+            MountSource::Cache { from: None, .. }
+            | MountSource::Tmpfs { .. }
+            | MountSource::Secret { .. }
+            | MountSource::SecretEnv { .. }
+            | MountSource::Ssh { .. } => None,
+        });
+        shown.collect()
+    }
 }
 
 /// `RUN --network`

@@ -17,9 +17,9 @@ use rbuild_cache::view::View;
 
 use crate::error::Cause;
 use crate::graph::{CacheSharing, CopyAction, CopySource, FileAction, FileOp, MountSource};
+use crate::mount::sources::Sources;
 use crate::ops::{Work, Worker, blocking, file};
 use crate::sandbox::SandboxMountSource;
-use crate::tree::Output;
 
 impl Worker {
     /// The folder of the cache mount `source`, and the lock that keeps it.
@@ -27,17 +27,14 @@ impl Worker {
         &self,
         work: &Work<'_>,
         source: &MountSource,
-        inputs: &[Output],
+        sources: &Sources,
     ) -> Result<(SandboxMountSource, LockGuard), Cause> {
         let MountSource::Cache { id, sharing, from, path, mode, uid, gid } = source else {
             unreachable!("only cache mounts come here")
         };
-        let initial = match from {
-            Some(input) => Some(self.input_tree(work, inputs, *input, path).await?),
-            None => None,
-        };
+        let initial = from.map(|input| sources.tree(input, path));
         let mut identity = id.clone();
-        if let Some(tree) = &initial {
+        if let Some(tree) = initial {
             identity.push_str(&tree.digest().to_string());
             identity.push_str(path);
         }
@@ -51,7 +48,7 @@ impl Worker {
             .join(&name)
             .join(number.to_string());
         if !folder.join("fs").exists() {
-            let view = match &initial {
+            let view = match initial {
                 Some(tree) => Some(self.view(tree, &work.task).await?),
                 None => None,
             };

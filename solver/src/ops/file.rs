@@ -26,7 +26,7 @@ mod walks;
 
 use std::path::Path;
 
-use rbuild_cache::pattern::PatternMatcher;
+use rbuild_cache::pattern::{self, PatternMatcher};
 use rbuild_cache::snapshot::{Note, Snapshot, SnapshotId};
 use rbuild_cache::state::StateFolder;
 use rbuild_cache::view::View;
@@ -176,7 +176,7 @@ fn plan_copy(
         let select = |found| select::select(&from.view, found, &options.exclude, &memo, limits);
         if !copy.unpack {
             let look = || matches()?.into_iter().map(select).collect();
-            for selection in from.look(source, copy, look)? {
+            for selection in from.copied(source, copy, look)? {
                 steps.push(Step::Copy(step(Origin::Selection(selection), copy.wildcards)));
             }
             continue;
@@ -206,29 +206,36 @@ fn plan_copy(
 /// Plans to import all that is at `path` of `source` into a tree of its own, at the same path.
 pub fn import(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Plan, FileError> {
     let mut memos = Memos::new(state);
-    let options =
-        select::Options { exclude: PatternMatcher::default(), parents: false, wildcards: false };
-    let Some(entry) = source.view.resolve(Path::new(path))?.entry else {
-        let path = rbuild_cache::pattern::clean(&format!("/{path}"));
-        return Err(source.explained(FileError::NotFound(path)));
-    };
     let memo = memos.of(source)?;
-    let resolved = entry.absolute_path().to_string_lossy().into_owned();
-    let mut steps = Vec::new();
-    for found in select::matches(&source.view, &resolved, &options)? {
-        let limits = source.context.is_some().then(|| state.limits());
-        let selection = select::select(&source.view, found, &options.exclude, &memo, limits)?;
-        let step = CopyStep {
-            destination: rbuild_cache::pattern::clean(&format!("/{path}")),
-            owner: None,
-            mode: None,
-            times: None,
-            replace_symlinks: false,
-            contents: false,
-            from: Origin::Selection(selection),
+    let limits = source.context.is_some().then(|| state.limits());
+    let path = pattern::clean(&format!("/{path}"));
+    let look = || {
+        let (exclude, parents) = (PatternMatcher::default(), false);
+        let options =
+            select::Options { exclude, parents, wildcards: !pattern::has_wildcards(&path) };
+        let found = if options.wildcards {
+            select::matches(&source.view, &path, &options)
+        } else {
+            // What looks like a pattern is the name of something here.
+            let entry = source.view.resolve(Path::new(&path))?.entry;
+            let entry = entry.ok_or_else(|| FileError::NotFound(path.clone()));
+            let there = entry.map(|entry| entry.absolute_path().to_string_lossy().into_owned());
+            there.and_then(|there| select::matches(&source.view, &there, &options))
         };
-        steps.push((0, Step::Copy(step)));
-    }
+        let select = |found| select::select(&source.view, found, &options.exclude, &memo, limits);
+        found.map_err(|error| source.explained(error))?.into_iter().map(select).collect()
+    };
+    let step = |selection| CopyStep {
+        destination: path.clone(),
+        owner: None,
+        mode: None,
+        times: None,
+        replace_symlinks: false,
+        contents: false,
+        from: Origin::Selection(selection),
+    };
+    let found = source.mounted(&path, look)?;
+    let steps = found.into_iter().map(|selection| (0, Step::Copy(step(selection)))).collect();
     Ok(Plan { base: View::layers(Vec::new()), steps, learned: memos.learned() })
 }
 

@@ -9,18 +9,17 @@ use rbuild_cache::digest::CacheKey;
 use rbuild_cache::snapshot::{ActiveRoot, SnapshotId, SnapshotterKind};
 
 use crate::error::{Cause, SolveError};
-use crate::evidence::Reads;
-use crate::graph::{Graph, MountSource, NetworkMode, Op, RunOp, SecurityMode, VertexId};
+use crate::graph::{Graph, NetworkMode, Op, RunOp, SecurityMode, VertexId};
 use crate::key::{self, InputDigest};
 use crate::mount::Mounts;
+use crate::mount::sources::Found;
 use crate::ops::file::owner::Account;
-use crate::ops::file::{self, Sharing};
 use crate::ops::{Work, Worker, blocking, definition_key, tree};
 use crate::progress::{EventKind, Task};
 use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
 use crate::single_flight;
 use crate::solve::Entitlements;
-use crate::tree::{Folder, Output, Tree, TreeLayer};
+use crate::tree::{Output, Tree, TreeLayer};
 
 /// Docker's size of `/dev/shm`, in bytes.
 const SHM_SIZE: u64 = 64 * 1024 * 1024;
@@ -57,8 +56,18 @@ pub(crate) fn check_entitlements(
 }
 
 impl Worker {
-    /// The tree of input 0 with one more layer: what the command wrote.
+    /// The tree of input 0 with one more layer: what the command wrote. Once more from the start when
+    /// a context changed after it was looked at: a step sees what its key says.
     pub(crate) async fn run(
+        &self,
+        work: &Work<'_>,
+        op: &RunOp,
+        inputs: Vec<Output>,
+    ) -> Result<Tree, Cause> {
+        self.unchanging(|| self.run_once(work, op, inputs.clone())).await
+    }
+
+    async fn run_once(
         &self,
         work: &Work<'_>,
         op: &RunOp,
@@ -72,108 +81,22 @@ impl Worker {
             Self::hit(work);
             return Ok(self.came_to(vec![key], base, layer));
         }
+        let found = self.mounted(work, op, inputs).await?;
         let mut digests = vec![InputDigest::Tree(base.digest())];
-        for (position, input) in inputs.iter().enumerate() {
-            digests.push(self.read_by_mounts(work, op, position + 1, input).await?);
-        }
+        digests.extend(&found.digests);
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
         let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
         if let Some(layer) = self.known(work, &content).await? {
+            found.remember();
             Self::hit(work);
             self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
             return Ok(self.came_to(keys, base, layer));
         }
         self.miss(work, &keys, &digests, None);
-        let layer = TreeLayer::Snapshot(self.execute(work, op, &base, &inputs).await?);
+        let layer = TreeLayer::Snapshot(self.execute(work, op, &base, found).await?);
         self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
         Ok(self.came_to(keys, base, layer))
-    }
-
-    /// What the mounts of `op` can see of the input at `position`: the checksums of those paths.
-    async fn read_by_mounts(
-        &self,
-        work: &Work<'_>,
-        op: &RunOp,
-        position: usize,
-        input: &Output,
-    ) -> Result<InputDigest, Cause> {
-        let mut paths: Vec<String> = Vec::new();
-        for mount in &op.mounts {
-            match &mount.source {
-                MountSource::Bind { input, path }
-                // What a cache mount begins with, not what steps put there.
-                | MountSource::Cache { from: Some(input), path, .. }
-                    if *input == position =>
-                {
-                    paths.push(path.clone());
-                }
-                MountSource::Bind { .. }
-                | MountSource::Cache { .. }
-                | MountSource::Tmpfs { .. }
-                | MountSource::Secret { .. }
-                | MountSource::SecretEnv { .. }
-                | MountSource::Ssh { .. } => {}
-            }
-        }
-        let source = match input {
-            Output::Tree(tree) => file::SourceTree::tree(self.view(tree, &work.task).await?),
-            Output::Folder(folder) => file::SourceTree::context(folder)?,
-        };
-        let state = self.surroundings.state.clone();
-        let digest = blocking(move || {
-            let mut hasher = rbuild_cache::digest::Hasher::new();
-            for path in paths {
-                hasher.field(file::checksum(&source, &path, &state)?.as_bytes());
-            }
-            Ok(hasher.digest())
-        })
-        .await?;
-        Ok(InputDigest::Content(digest))
-    }
-
-    /// The tree that a mount shows: a folder of the caller is imported as a snapshot first, so that
-    /// a step sees what was hashed, whatever happens to the folder meanwhile.
-    pub(crate) async fn input_tree(
-        &self,
-        work: &Work<'_>,
-        inputs: &[Output],
-        input: usize,
-        path: &str,
-    ) -> Result<Tree, Cause> {
-        match &inputs[input - 1] {
-            Output::Tree(tree) => Ok(tree.clone()),
-            Output::Folder(folder) => self.imported(work, folder.clone(), path.to_owned()).await,
-        }
-    }
-
-    async fn imported(&self, work: &Work<'_>, folder: Folder, path: String) -> Result<Tree, Cause> {
-        let state = self.surroundings.state.clone();
-        let now = self.surroundings.now;
-        let name = work.vertex.name.clone();
-        blocking(move || {
-            let source = file::SourceTree::context(&folder)?;
-            let plan = file::import(&source, &path, &state)?;
-            let key = key::imported(plan.checksum()?);
-            if let Some(record) = state.index().lookup(&key).map_err(Cause::state)?
-                && let Some(snapshot) =
-                    state.snapshots().get(&record.snapshot).map_err(Cause::state)?
-            {
-                plan.remember();
-                return Ok(Tree::default().with(snapshot));
-            }
-            let snapshot = plan.commit(&state, &Reads::default(), Sharing::Forbidden)?;
-            let record = rbuild_cache::index::CacheRecord {
-                snapshot: snapshot.id.clone(),
-                content: snapshot.content,
-                description: format!("{path} of the build context, mounted by {name}"),
-                evidence: serde_json::Value::Null,
-                created: now,
-            };
-            state.index().insert(&[key], &record).map_err(Cause::state)?;
-            Ok(Tree::default().with(snapshot))
-        })
-        .await
     }
 
     async fn execute(
@@ -181,10 +104,11 @@ impl Worker {
         work: &Work<'_>,
         op: &RunOp,
         base: &Tree,
-        inputs: &[Output],
+        found: Found,
     ) -> Result<rbuild_cache::snapshot::Snapshot, Cause> {
         let ids = self.realize(base, &work.task).await?;
-        let mounts = self.mounts(work, &op.mounts, inputs).await?;
+        let sources = self.imported(work, found).await?;
+        let mounts = self.mounts(work, &op.mounts, &sources).await?;
         let _place = self.surroundings.gate.enter().await;
         let state = &self.surroundings.state;
         let snapshots = state.snapshots().clone();

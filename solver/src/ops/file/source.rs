@@ -55,14 +55,24 @@ impl SourceTree {
     }
 
     /// What `look` finds for `source` of `copy`, or found before.
-    pub(super) fn look(
+    pub(super) fn copied(
         &self,
         source: &str,
         copy: &CopyAction,
         look: impl FnOnce() -> Result<Vec<Selection>, FileError>,
     ) -> Result<Vec<Selection>, FileError> {
         let Some((walks, folder)) = &self.walks else { return look() };
-        walks.look(&Asked::new(&folder.name, &folder.ignore, source, copy), look)
+        walks.look(&Asked::copied(&folder.name, &folder.ignore, source, copy), look)
+    }
+
+    /// What `look` finds at `path`, a clean one, or found before.
+    pub(super) fn mounted(
+        &self,
+        path: &str,
+        look: impl FnOnce() -> Result<Vec<Selection>, FileError>,
+    ) -> Result<Vec<Selection>, FileError> {
+        let Some((walks, folder)) = &self.walks else { return look() };
+        walks.look(&Asked::mounted(&folder.name, &folder.ignore, path), look)
     }
 
     /// `error`, or that the source which was not found is there, but ignored.
@@ -83,13 +93,9 @@ impl SourceTree {
     }
 }
 
-/// The checksum of all that is at `path` of `source`, without times.
-pub fn checksum(source: &SourceTree, path: &str, state: &StateFolder) -> Result<Digest, FileError> {
-    let memo = source.memo(state)?;
-    let digest = checksum::of_path(&source.view, Path::new(path), &memo);
-    let digest = digest.map_err(|error| source.explained(error.into()))?;
-    save(&memo);
-    Ok(digest)
+/// The checksum of all that is at `path` of `source`, a tree of the state folder, without times.
+pub fn checksum(source: &SourceTree, path: &str) -> Result<Digest, FileError> {
+    Ok(checksum::of_path(&source.view, Path::new(path), &FileMemo::none())?)
 }
 
 /// The memos of the contexts that an op reads, each opened once.

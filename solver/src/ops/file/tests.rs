@@ -556,6 +556,24 @@ fn imports_keep_the_path() {
 }
 
 #[test]
+fn imports_are_what_was_looked_at() {
+    let Some(place) = Place::new(&[], &["d/f=1", "[a]=2"]) else { return };
+    let all = import(&place.source(), "/", &place.state).unwrap();
+    assert_ne!(
+        all.checksum().unwrap(),
+        import(&place.source(), "/d", &place.state).unwrap().checksum().unwrap()
+    );
+    fs::write(place.context.path().join("d/f"), "another").unwrap();
+    let error = all.commit(&place.state, &Reads::default(), Sharing::Forbidden).unwrap_err();
+    assert_eq!(error.to_string(), "`/d/f` changed during the build");
+    let error = import(&place.source(), "/no", &place.state).unwrap_err();
+    assert!(matches!(&error, FileError::NotFound(path) if path == "/no"), "{error}");
+    let other = Place::new(&[], &[]).unwrap();
+    import(&place.source(), "[a]", &place.state).unwrap().execute(other.layer.path()).unwrap();
+    assert_eq!(show(&other.layer()), "[a]=2");
+}
+
+#[test]
 fn what_did_not_change_is_linked_from_the_last_result() {
     let names: Vec<String> = (0..60).map(|number| format!("d/f{number}={number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

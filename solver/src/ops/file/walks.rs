@@ -1,5 +1,5 @@
-//! What was found in a context, kept for who copies the same of it: the stages of other platforms, and
-//! stages that begin alike. So one build looks at a file of a context once.
+//! What was found in a context, kept for who copies or mounts the same of it: the stages of other
+//! platforms, and stages that begin alike. So one build looks at a file of a context once.
 //!
 //! Of a large context that is much. It is kept only where the graph says that somebody else is going to
 //! ask, and until the last of them has.
@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rbuild_cache::pattern;
+
 use super::FileError;
 use super::select::Selection;
-use crate::graph::{ContextOp, CopyAction, CopySource, FileAction, Graph, Op};
+use crate::graph::{ContextOp, CopyAction, CopySource, FileAction, Graph, Op, VertexId};
 
-/// What was found for the file ops of one graph.
+/// What was found for the ops of one graph.
 #[derive(Debug, Default)]
 pub struct Walks {
     places: HashMap<Asked, Mutex<Place>>,
@@ -37,37 +39,48 @@ struct Place {
 
 impl Asked {
     /// For `source`, which is one of `copy`, in the context that `context` and `ignore` are.
-    pub(super) fn new(context: &str, ignore: &[String], source: &str, copy: &CopyAction) -> Self {
+    pub(super) fn copied(
+        context: &str,
+        ignore: &[String],
+        source: &str,
+        copy: &CopyAction,
+    ) -> Self {
         Self {
             context: context.to_owned(),
             ignore: ignore.to_vec(),
-            source: source.to_owned(),
+            // Where paths are kept, `/./` has a meaning.
+            source: if copy.parents {
+                source.to_owned()
+            } else {
+                pattern::clean(&format!("/{source}"))
+            },
             exclude: copy.exclude.clone(),
             parents: copy.parents,
             wildcards: copy.wildcards,
         }
     }
+
+    /// For all that is at `path`, a clean one, in the context that `context` and `ignore` are: the
+    /// same as for who copies it.
+    pub(super) fn mounted(context: &str, ignore: &[String], path: &str) -> Self {
+        Self {
+            context: context.to_owned(),
+            ignore: ignore.to_vec(),
+            source: path.to_owned(),
+            exclude: Vec::new(),
+            parents: false,
+            wildcards: !pattern::has_wildcards(path),
+        }
+    }
 }
 
 impl Walks {
-    /// For all that is copied from contexts in `graph`. Archives to be unpacked are looked at anew.
+    /// For all that is copied from contexts in `graph`, or mounted. Archives to be unpacked are looked
+    /// at anew.
     pub fn of(graph: &Graph) -> Self {
         let mut places: HashMap<Asked, Mutex<Place>> = HashMap::new();
-        for id in graph.ids() {
-            let Op::File(op) = &graph.vertex(id).op else { continue };
-            let inputs = graph.inputs(id);
-            for action in &op.actions {
-                let FileAction::Copy(copy) = action else { continue };
-                let CopySource::Input(input) = copy.from else { continue };
-                let Op::Context(ContextOp { name, ignore }) = &graph.vertex(inputs[input]).op
-                else {
-                    continue;
-                };
-                for source in copy.sources.iter().filter(|_| !copy.unpack) {
-                    let asked = Asked::new(name, ignore, source, copy);
-                    lock(places.entry(asked).or_default()).asking += 1;
-                }
-            }
+        for asked in graph.ids().flat_map(|id| asked_by(graph, id)) {
+            lock(places.entry(asked).or_default()).asking += 1;
         }
         places.retain(|_, place| lock(place).asking > 1);
         Self { places }
@@ -99,37 +112,83 @@ impl Walks {
     }
 }
 
+/// What the vertex `id` asks for.
+fn asked_by(graph: &Graph, id: VertexId) -> Vec<Asked> {
+    let inputs = graph.inputs(id);
+    let context = |input: usize| match &graph.vertex(inputs[input]).op {
+        Op::Context(ContextOp { name, ignore }) => Some((name, ignore)),
+        _ => None,
+    };
+    let mut all = Vec::new();
+    match &graph.vertex(id).op {
+        Op::File(op) => {
+            for action in &op.actions {
+                let FileAction::Copy(copy) = action else { continue };
+                let CopySource::Input(input) = copy.from else { continue };
+                let Some((name, ignore)) = context(input).filter(|_| !copy.unpack) else {
+                    continue;
+                };
+                let asked = |source: &String| Asked::copied(name, ignore, source, copy);
+                all.extend(copy.sources.iter().map(asked));
+            }
+        }
+        Op::Run(op) => {
+            for (input, path) in op.mounted() {
+                let Some((name, ignore)) = context(input) else { continue };
+                let path = pattern::clean(&format!("/{path}"));
+                all.push(Asked::mounted(name, ignore, &path));
+            }
+        }
+        _ => {}
+    }
+    all
+}
+
 fn lock(place: &Mutex<Place>) -> MutexGuard<'_, Place> {
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_cache::oci::Platform;
+
     use super::*;
-    use crate::graph::{FileOp, Vertex};
+    use crate::graph::{FileOp, Mount, MountSource, RunOp, Vertex};
 
     fn copy(destination: &str) -> CopyAction {
-        CopyAction::new(CopySource::Input(1), vec!["src".into()], destination)
+        let copy = CopyAction::new(CopySource::Input(1), vec!["src/".into()], destination);
+        CopyAction { wildcards: true, ..copy }
     }
 
-    /// A graph in which each of `copies` is a step of its own over another tree.
-    fn graph(copies: &[CopyAction]) -> Graph {
+    /// A graph in which each of `copies` is a step of its own over another tree, and each of `mounts`
+    /// is the path that a command mounts.
+    fn graph(copies: &[CopyAction], mounts: &[&str]) -> Graph {
         let mut graph = Graph::new();
         let op = ContextOp { name: "context".into(), ignore: Vec::new() };
         let context = graph.add(Vertex::internal(Op::Context(op), "context"), &[]);
         let mut base = graph.add(Vertex::internal(Op::Scratch, "scratch"), &[]);
-        for copy in copies {
-            let op = Op::File(FileOp { actions: vec![FileAction::Copy(copy.clone())] });
-            base = graph.add(Vertex::internal(op, "COPY"), &[base, context]);
+        let files = copies
+            .iter()
+            .map(|copy| Op::File(FileOp { actions: vec![FileAction::Copy(copy.clone())] }));
+        let commands = mounts.iter().map(|path| {
+            let source = MountSource::Bind { input: 1, path: (*path).to_owned() };
+            let mount = Mount { target: "/m".into(), source, read_only: true };
+            // Twice in one command is once.
+            let run = RunOp::new(vec!["true".into()], Platform::host());
+            Op::Run(Box::new(RunOp { mounts: vec![mount.clone(), mount], ..run }))
+        });
+        for op in files.chain(commands) {
+            base = graph.add(Vertex::internal(op, "step"), &[base, context]);
         }
         graph
     }
 
-    /// How often a context is looked at when all of `copies` are made.
-    fn looks(copies: &[CopyAction], forgetting: bool) -> usize {
-        let (walks, mut looks) = (Walks::of(&graph(copies)), 0);
-        for copy in copies {
-            let asked = Asked::new("context", &[], "src", copy);
+    /// How often a context is looked at when all of `copies` and `mounts` are made.
+    fn looks(copies: &[CopyAction], mounts: &[&str], forgetting: bool) -> usize {
+        let (walks, mut looks) = (Walks::of(&graph(copies, mounts)), 0);
+        let copied = copies.iter().map(|copy| Asked::copied("context", &[], "src/", copy));
+        let mounted = mounts.iter().map(|path| Asked::mounted("context", &[], path));
+        for asked in copied.chain(mounted) {
             let look = || {
                 looks += 1;
                 Ok(Vec::new())
@@ -146,9 +205,16 @@ mod tests {
     #[test]
     fn the_same_is_looked_at_once() {
         let excluding = CopyAction { exclude: vec!["x".into()], ..copy("/a") };
-        assert_eq!(looks(&[copy("/a")], false), 1);
-        assert_eq!(looks(&[copy("/a"), copy("/b"), copy("/c")], false), 1);
-        assert_eq!(looks(&[copy("/a"), excluding], false), 2);
-        assert_eq!(looks(&[copy("/a"), copy("/b")], true), 2);
+        assert_eq!(looks(&[copy("/a")], &[], false), 1);
+        assert_eq!(looks(&[copy("/a"), copy("/b"), copy("/c")], &[], false), 1);
+        assert_eq!(looks(&[copy("/a"), excluding], &[], false), 2);
+        assert_eq!(looks(&[copy("/a"), copy("/b")], &[], true), 2);
+        assert_eq!(looks(&[], &["/src", "/src"], false), 1);
+        assert_eq!(looks(&[], &["/src", "/other"], false), 2);
+        assert_eq!(
+            looks(&[copy("/a"), copy("/b")], &["/src"], false),
+            1,
+            "who copies and who mounts"
+        );
     }
 }
