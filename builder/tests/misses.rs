@@ -28,6 +28,24 @@ RUN echo version $VERSION > /version
 ";
 
 #[test]
+fn files_that_a_mount_shows_are_named() {
+    if lacking(&needs::STEPS) {
+        return;
+    }
+    let rbuild = Rbuild::new();
+    let step = "RUN --mount=type=bind,source=src,target=/src cat /src/a > /a";
+    let dockerfile = format!("FROM busybox\n{step}\n");
+    let context = context(&[("Dockerfile", &dockerfile), ("src/a", "1"), ("src/d/b", "1")]);
+    let said = || reason(&rbuild.build(&context).succeeds(), step);
+    assert_eq!(said().as_deref(), Some("first build"));
+    assert_eq!(said(), None);
+    write(context.path().join("src/d/b"), "2");
+    assert_eq!(said().as_deref(), Some("`src/d/b` changed"));
+    write(context.path().join("other"), "1");
+    assert_eq!(said(), None);
+}
+
+#[test]
 fn each_kind_of_change_is_named() {
     if lacking(&needs::STEPS) {
         return;

@@ -142,6 +142,11 @@ impl Active {
         self.draft.set_sharing();
     }
 
+    /// [`Draft::add_note`]
+    pub fn add_note(&self, note: Note, bytes: &[u8]) -> io::Result<()> {
+        self.draft.add_note(note, bytes)
+    }
+
     /// How the tree is seen.
     pub fn root(&self) -> ActiveRoot {
         match &self.kind {

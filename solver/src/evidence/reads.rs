@@ -29,6 +29,13 @@ impl Reads {
         Self { paths }
     }
 
+    /// What both read.
+    #[must_use]
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.paths.append(&mut other.paths);
+        Self::new(self.paths)
+    }
+
     /// Reads what [`Reads::encoded`] wrote; `None` for anything else.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(MAGIC)?;

@@ -32,6 +32,11 @@ pub(crate) struct Found {
 pub(crate) struct Sources(HashMap<Place, Tree>);
 
 impl Found {
+    /// Which paths of folders are seen; `None` where there is no folder.
+    pub(crate) fn reads(&self) -> Option<Reads> {
+        self.imports.iter().map(|(_, plan)| plan.reads()).reduce(Reads::and)
+    }
+
     /// Writes down what was learned of contexts. Whoever does not import them calls this.
     pub(crate) fn remember(&self) {
         self.imports.iter().for_each(|(_, plan)| plan.remember());

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::digest::CacheKey;
-use rbuild_cache::snapshot::{ActiveRoot, SnapshotId, SnapshotterKind};
+use rbuild_cache::snapshot::{ActiveRoot, Note, SnapshotId, SnapshotterKind};
 
 use crate::error::{Cause, SolveError};
+use crate::evidence::Reads;
 use crate::graph::{Graph, NetworkMode, Op, RunOp, SecurityMode, VertexId};
 use crate::key::{self, InputDigest};
 use crate::mount::Mounts;
@@ -93,8 +94,9 @@ impl Worker {
             self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
             return Ok(self.came_to(keys, base, layer));
         }
-        self.miss(work, &keys, &digests, None);
-        let layer = TreeLayer::Snapshot(self.execute(work, op, &base, found).await?);
+        let reads = found.reads();
+        self.miss(work, &keys, &digests, reads.as_ref());
+        let layer = TreeLayer::Snapshot(self.execute(work, op, &base, (found, reads)).await?);
         self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
         Ok(self.came_to(keys, base, layer))
     }
@@ -104,7 +106,7 @@ impl Worker {
         work: &Work<'_>,
         op: &RunOp,
         base: &Tree,
-        found: Found,
+        (found, reads): (Found, Option<Reads>),
     ) -> Result<rbuild_cache::snapshot::Snapshot, Cause> {
         let ids = self.realize(base, &work.task).await?;
         let sources = self.imported(work, found).await?;
@@ -121,6 +123,9 @@ impl Worker {
         };
         if work.sharing {
             active.set_sharing();
+        }
+        if let Some(reads) = reads {
+            active.add_note(Note::Reads, &reads.encoded()).map_err(Cause::state)?;
         }
         let user = op.user.as_deref().unwrap_or("0");
         let account = self.accounts.of(&layers, user)?;
