@@ -121,8 +121,13 @@ impl Graph {
             Op::Run(_) => true,
             // Otherwise the image is run, full and slim.
             Op::Slim(op) => op.mode != SlimMode::Closure,
-            Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
-            Op::File(_) | Op::Merge => false,
+            Op::Scratch
+            | Op::Image(_)
+            | Op::Context(_)
+            | Op::Http(_)
+            | Op::Git(_)
+            | Op::File(_)
+            | Op::Merge => false,
         };
         let mut open: Vec<VertexId> =
             self.ids().filter(runs).flat_map(|id| self.inputs(id)).collect();

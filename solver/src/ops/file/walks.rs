@@ -186,9 +186,9 @@ mod tests {
     /// How often a context is looked at when all of `copies` and `mounts` are made.
     fn looks(copies: &[CopyAction], mounts: &[&str], forgetting: bool) -> usize {
         let (walks, mut looks) = (Walks::of(&graph(copies, mounts)), 0);
-        let copied = copies.iter().map(|copy| Asked::copied("context", &[], "src/", copy));
-        let mounted = mounts.iter().map(|path| Asked::mounted("context", &[], path));
-        for asked in copied.chain(mounted) {
+        let of_copies = copies.iter().map(|copy| Asked::copied("context", &[], "src/", copy));
+        let of_mounts = mounts.iter().map(|path| Asked::mounted("context", &[], path));
+        for asked in of_copies.chain(of_mounts) {
             let look = || {
                 looks += 1;
                 Ok(Vec::new())
