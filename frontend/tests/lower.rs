@@ -14,7 +14,7 @@ use rbuild_frontend::{
     Allowed, BaseImage, BuildContext, BuildOptions, Dockerfile, NamedContext, NoCache, Resolved,
     base_images, context_name, lower, outline, parse, targets,
 };
-use rbuild_solver::graph::{Graph, ImageLayer, Op, VertexId};
+use rbuild_solver::graph::{Graph, ImageLayer, MountSource, Op, VertexId};
 use rbuild_solver::image_source::ResolvedImage;
 use serde::Deserialize;
 use serde_json::Value;
@@ -101,6 +101,23 @@ fn a_hundred_thousand_instructions() {
     }
     let took = cpu_time::since(start);
     assert!(took < std::time::Duration::from_mins(1), "{took:?}");
+}
+
+/// To the kernel, a size of 0 is no limit: a step could fill the machine's memory.
+#[test]
+fn memory_without_a_size_has_the_usual_one() {
+    let text = "FROM scratch\nRUN --mount=type=tmpfs,target=/t,size=0 true\n";
+    let (dockerfile, _) = parse(Source::new("Dockerfile", text.to_owned()));
+    let mut options = BuildOptions::new(Platform::new("linux", "amd64", None));
+    options.shm_size = Some(0);
+    let mut graph = Graph::new();
+    lower(&dockerfile, &options, &Resolved::default(), &mut graph).unwrap();
+    let run = graph.ids().find_map(|id| match &graph.vertex(id).op {
+        Op::Run(op) => Some(op),
+        _ => None,
+    });
+    let run = run.unwrap();
+    assert_eq!((&run.mounts[0].source, run.shm_size), (&MountSource::Tmpfs { size: None }, None));
 }
 
 fn outcome(folder: &Path) -> String {

@@ -48,7 +48,7 @@ impl Lowering<'_> {
                     };
                     let target = target(state, mount, span)?;
                     let source = match mount.kind {
-                        MountType::Tmpfs => MountSource::Tmpfs { size: mount.size },
+                        MountType::Tmpfs => MountSource::Tmpfs { size: unless_zero(mount.size) },
                         MountType::Cache => self.cache(mount, tree, inputs),
                         MountType::Bind | MountType::Secret | MountType::Ssh => {
                             let tree = tree.unwrap_or_else(|| self.context());
@@ -105,6 +105,12 @@ impl Lowering<'_> {
             gid: mount.gid.unwrap_or(0),
         }
     }
+}
+
+/// The size of a memory file system. BuildKit takes 0 for the usual size; to the kernel it would be no
+/// limit at all.
+pub(super) fn unless_zero(size: Option<u64>) -> Option<u64> {
+    size.filter(|size| *size > 0)
 }
 
 /// The position of `tree` among `inputs`; it is added if it is not there. The first input is the

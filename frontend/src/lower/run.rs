@@ -9,7 +9,7 @@ use rbuild_solver::graph::{
 
 use super::metadata::in_shell;
 use super::state::StageState;
-use super::{Lowering, name};
+use super::{Lowering, mount, name};
 use crate::diagnostic::Diagnostic;
 use crate::expand::{Env as _, Lexer};
 use crate::instruction::{self, CommandLine, MountType, Run};
@@ -57,7 +57,7 @@ impl Lowering<'_> {
             devices: run.devices.clone(),
             hostname: options.hostname().to_owned(),
             extra_hosts: options.extra_hosts.clone(),
-            shm_size: options.shm_size,
+            shm_size: mount::unless_zero(options.shm_size),
             ulimits: options.ulimits.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
             platform: state.platform.clone(),
