@@ -9,6 +9,10 @@ use crate::isolation::probe;
 
 pub(crate) const TESTS: &[Test] = &[
     ("helpers_are_out_of_reach", helpers_are_out_of_reach),
+    (
+        "sockets_without_a_path_need_the_hosts_network",
+        sockets_without_a_path_need_the_hosts_network,
+    ),
     ("terminals_and_groups_are_out_of_reach", terminals_and_groups_are_out_of_reach),
     ("races_on_paths_lead_nowhere", races_on_paths_lead_nowhere),
     ("what_is_made_at_once_has_its_owner", what_is_made_at_once_has_its_owner),
@@ -26,6 +30,25 @@ fn helpers_are_out_of_reach() {
         println!("P22 {output}");
         let expected = "its own child in 4 / 4 ways, reached 0 / 65536 processes and 0 descriptors";
         assert_eq!(output, expected);
+    }
+}
+
+/// What listens on the machine by a name that is no path, as desktops do, is out of reach like its
+/// loopback.
+fn sockets_without_a_path_need_the_hosts_network() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let fixture = Fixture::new();
+    let name = format!("rbuild-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    for (network, expected) in
+        [(NetworkMode::None, "ConnectionRefused"), (NetworkMode::Host, "connected")]
+    {
+        let mut process = probe(&fixture, crate::probe::ABSTRACT);
+        process.args.push(name.clone());
+        process.network = network;
+        assert_eq!(fixture.run(process).success(), expected, "{network:?}");
     }
 }
 
