@@ -47,7 +47,6 @@ pub mod lock;
 pub mod metadata;
 pub mod oci;
 pub mod ownership;
-pub mod page_cache;
 pub mod pattern;
 pub mod prune;
 pub mod remove;

@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::page_cache::PageCache;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use tempfile::NamedTempFile;
 
@@ -16,9 +15,6 @@ use crate::request::Destination;
 /// A file that is being written, a device, or standard output.
 pub(super) struct DestinationWriter {
     out: BufWriter<Sink>,
-    page_cache: PageCache,
-    /// How many bytes were written since the page cache was told of them.
-    untold: usize,
 }
 
 enum Sink {
@@ -64,8 +60,7 @@ impl DestinationWriter {
                 }
             }
         };
-        let out = BufWriter::with_capacity(256 << 10, sink);
-        Ok(Self { out, page_cache: PageCache::new(), untold: 0 })
+        Ok(Self { out: BufWriter::with_capacity(256 << 10, sink) })
     }
 
     /// Where the next byte goes; `None` for a pipe, which has no way back.
@@ -92,16 +87,6 @@ impl DestinationWriter {
             file.set_len(position)?;
             file.seek(SeekFrom::Start(position)).map(drop)
         })
-    }
-
-    /// Tells the page cache how far the file is.
-    fn tell(&mut self) -> io::Result<()> {
-        self.untold = 0;
-        let Some((file, path)) = self.out.get_mut().file() else { return Ok(()) };
-        let position = file.stream_position().map_err(|e| about(path, &e))?;
-        let open = || Ok(fs_err::File::from_parts(file.try_clone()?, path));
-        self.page_cache.is_at(position, open);
-        Ok(())
     }
 
     fn in_file(&mut self, change: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
@@ -182,12 +167,7 @@ impl Write for Sink {
 
 impl Write for DestinationWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.untold += written;
-        if self.untold > 1 << 20 {
-            self.tell()?;
-        }
-        Ok(written)
+        self.out.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
