@@ -177,11 +177,6 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         Ok(noted.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Removes a snapshot unless a running process holds it; returns whether it is gone.
-    fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
-        self.committed().remove(id)
-    }
-
     /// Removes a snapshot that is damaged, whoever holds it; `seen` is the one that was found to be.
     fn discard(&self, id: &SnapshotId, seen: &Sighting) -> Result<(), SnapshotError> {
         self.committed().found().remove(id);
@@ -219,7 +214,9 @@ mod tests {
     use super::*;
     use crate::layer::entries::{Kind, entries};
     use crate::layer::whiteout;
+    use crate::prune;
     use crate::state::StateFolder;
+    use crate::usage::{Entry, Usage};
 
     fn states() -> Vec<(tempfile::TempDir, StateFolder)> {
         [SnapshotterKind::Overlay, SnapshotterKind::Copy]
@@ -394,12 +391,19 @@ mod tests {
             let draft = state.snapshots().draft().unwrap();
             state.snapshots().commit(&id, draft).unwrap();
             let other = StateFolder::open(top.path()).unwrap();
-            assert!(!other.snapshots().remove(&id).unwrap());
+            let usage = Usage::of(&other).unwrap();
+            let all: Vec<&Entry> = usage.entries.iter().collect();
+            let removed = || {
+                let mut removed = 0;
+                prune::remove(&other, &all, 1, &mut |_| removed += 1).unwrap();
+                removed
+            };
+            assert_eq!(removed(), 0);
             assert!(state.snapshots().folder(&id).is_dir());
             drop(state);
-            assert!(other.snapshots().remove(&id).unwrap());
+            assert_eq!(removed(), 1);
             assert_eq!(other.snapshots().get(&id).unwrap(), None);
-            assert!(other.snapshots().remove(&id).unwrap());
+            assert_eq!(removed(), 0);
         }
     }
 }

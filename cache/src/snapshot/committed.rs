@@ -17,7 +17,6 @@ use crate::layer::entries::{Entry, entries, entries_but};
 use crate::layer::whiteout::at;
 use crate::layer::{opaque, whiteout};
 use crate::metadata::{self, Metadata};
-use crate::remove::remove_tree;
 use crate::session::{Session, Temporary, random_name};
 use crate::sighting::Sighting;
 
@@ -282,20 +281,6 @@ impl Committed {
         let is_opaque = whiteout::is_opaque(folder)?;
         opaque.insert(id.clone(), is_opaque);
         Ok(is_opaque)
-    }
-
-    pub(super) fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
-        let aside = self.session.alone(|held| {
-            if held.contains(id.as_str()) && self.place(id).exists() {
-                return Ok::<_, io::Error>(None);
-            }
-            self.move_aside(id).map(Some)
-        })?;
-        match aside {
-            None => Ok(false),
-            Some(None) => Ok(true),
-            Some(Some(aside)) => Ok(remove_tree(&aside).map(|()| true)?),
-        }
     }
 
     /// Moves a snapshot that nobody holds out of the way, to where the caller removes it; `None` when
