@@ -25,7 +25,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 pub use self::committed::Committed;
 pub use self::copy::CopySnapshotter;
@@ -118,10 +117,11 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         self.committed().ensure_whole(id)
     }
 
-    /// Whether a damaged snapshot was found and removed since this was last asked: what failed for
-    /// that reason may succeed when it is begun anew.
+    /// Whether a damaged snapshot was found and removed since this was last asked, or another process
+    /// has removed one that this one uses: what failed for that reason may succeed when it is begun
+    /// anew.
     fn found_damage(&self) -> bool {
-        self.committed().damaged.swap(false, Ordering::Relaxed)
+        self.committed().found_damage()
     }
 
     /// The folders of `ids`, for mounting or merging, in the same order: lowest first.

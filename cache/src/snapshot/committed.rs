@@ -37,7 +37,7 @@ pub struct Committed {
     /// Those of them that have folders of which they say nothing.
     implied: Arc<Mutex<HashMap<SnapshotId, Vec<PathBuf>>>>,
     /// A damaged one was found since this was last asked.
-    pub(super) damaged: Arc<AtomicBool>,
+    damaged: Arc<AtomicBool>,
     /// Whether the roots of snapshots hide everything below.
     opaque: Arc<Mutex<HashMap<SnapshotId, bool>>>,
 }
@@ -45,10 +45,19 @@ pub struct Committed {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     snapshot: Snapshot,
-    /// What its files must look like; absent once this was asked, or when this process made them.
-    unasked: Option<Digest>,
+    /// What its files looked like when they were written.
+    stamp: Digest,
+    /// Whether they still do was asked, or this process made them.
+    asked: Asked,
     /// Its files may be linked into others.
     pub(super) sharing: bool,
+}
+
+/// Whether a snapshot's files look as they did was asked, or need not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Yes,
+    No,
 }
 
 impl Committed {
@@ -110,7 +119,7 @@ impl Committed {
         }
         let Content { digest, size, .. } = found;
         let snapshot = Snapshot { id: id.clone(), content: digest, size };
-        Ok(self.note(snapshot, None, &meta))
+        Ok(self.note(snapshot, Asked::Yes, &meta))
     }
 
     /// Puts `ours` in its place. What somebody else committed under the same name stays there and is
@@ -129,12 +138,13 @@ impl Committed {
         }
     }
 
-    fn note(&self, snapshot: Snapshot, unasked: Option<Digest>, meta: &Meta) -> Snapshot {
+    fn note(&self, snapshot: Snapshot, asked: Asked, meta: &Meta) -> Snapshot {
         if !meta.implied.is_empty() {
             let mut all = self.implied.lock().unwrap_or_else(PoisonError::into_inner);
             all.insert(snapshot.id.clone(), meta.implied.clone());
         }
-        let found = Found { snapshot: snapshot.clone(), unasked, sharing: meta.sharing };
+        let Meta { stamp, sharing, .. } = *meta;
+        let found = Found { snapshot: snapshot.clone(), stamp, asked, sharing };
         self.found().insert(snapshot.id.clone(), found);
         snapshot
     }
@@ -154,7 +164,7 @@ impl Committed {
         };
         let Some(meta) = meta else { return Ok(None) };
         let snapshot = Snapshot { id: id.clone(), content: meta.content, size: meta.size };
-        Ok(Some(self.note(snapshot, Some(meta.stamp), &meta)))
+        Ok(Some(self.note(snapshot, Asked::No, &meta)))
     }
 
     /// What `meta` of `id` says, if it is whole and was written in this boot. Notes that the snapshot is
@@ -206,8 +216,10 @@ impl Committed {
     }
 
     pub(super) fn ensure_whole(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
-        let unasked = self.found().get(id).and_then(|found| found.unasked);
-        let Some(stamp) = unasked else { return Ok(()) };
+        let stamp = match self.found().get(id) {
+            Some(found) if found.asked == Asked::No => found.stamp,
+            Some(_) | None => return Ok(()),
+        };
         let looks_well = match content::stamp(&self.folder(id)) {
             Ok(found) => found == stamp,
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
@@ -219,7 +231,7 @@ impl Committed {
             return Err(SnapshotError::Damaged(id.clone()));
         }
         if let Some(found) = self.found().get_mut(id) {
-            found.unasked = None;
+            found.asked = Asked::Yes;
         }
         Ok(())
     }
@@ -232,6 +244,19 @@ impl Committed {
             self.take_away(id, &seen)?;
         }
         Ok(is_well)
+    }
+
+    /// [`Snapshotter::found_damage`](super::Snapshotter::found_damage)
+    pub(super) fn found_damage(&self) -> bool {
+        let is_there = |id: &SnapshotId, found: &mut Found| {
+            let meta = fs_err::read(self.place(id).join("meta")).ok();
+            let meta = meta.as_deref().and_then(Meta::parse);
+            meta.is_some_and(|meta| meta.stamp == found.stamp)
+        };
+        let mut found = self.found();
+        let before = found.len();
+        found.retain(is_there);
+        self.damaged.swap(false, Ordering::Relaxed) || found.len() < before
     }
 
     /// Where `id` is, whether or not it is there.
@@ -330,6 +355,7 @@ fn missing_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Snapshotter;
     use crate::state::StateFolder;
 
     /// A snapshot of a file `a`, in a state folder that nobody has open.
@@ -402,6 +428,34 @@ mod tests {
         ours.snapshots().discard(&id, &seen).unwrap();
         assert_eq!(ours.snapshots().get(&id).unwrap(), Some(anew));
         assert!(place.join("fs").is_dir());
+    }
+
+    #[test]
+    fn what_another_took_away_is_noticed() {
+        let (top, id) = at_rest();
+        let [ours, theirs] = [(); 2].map(|()| StateFolder::open(top.path()).unwrap());
+        let (ours, theirs) = (ours.snapshots(), theirs.snapshots());
+        let take_away = || {
+            let seen = Sighting::at(&top.path().join("snapshots").join(id.as_str())).unwrap();
+            theirs.discard(&id, &seen.unwrap()).unwrap();
+        };
+        let commit = |snapshots: &dyn Snapshotter| {
+            let draft = snapshots.draft().unwrap();
+            fs_err::write(draft.folder().join("a"), "text").unwrap();
+            snapshots.commit(&id, draft).unwrap();
+        };
+        ours.lower(std::slice::from_ref(&id)).unwrap();
+        assert!(!ours.found_damage());
+        take_away();
+        assert!(ours.found_damage() && !ours.found_damage());
+        assert_eq!(ours.get(&id).unwrap(), None);
+        commit(&**ours);
+        assert!(!ours.found_damage());
+        // What is there again is not what was mounted.
+        take_away();
+        commit(&**theirs);
+        assert!(ours.found_damage() && !ours.found_damage());
+        assert!(ours.get(&id).unwrap().is_some());
     }
 
     /// As two builds that need the same layer do.
