@@ -35,7 +35,8 @@
 //!
 //! **Removing.** Records first, then snapshots, then blobs: nothing that remains points at what is
 //! gone, and a record whose snapshot is missing counts as absent (`prune`). `usage` tells what there
-//! is, `verify` compares all of it with its digests.
+//! is, `verify` compares all of it with its digests. What is damaged goes whoever holds it, if it is
+//! still what was looked at (`sighting`); its record stays, and tells why it is made again.
 
 pub mod checksum;
 pub mod digest;
