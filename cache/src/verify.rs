@@ -33,7 +33,7 @@ pub struct Damage {
     pub what: String,
     /// What is wrong with it.
     pub why: String,
-    /// It was removed, and is made again when it is needed.
+    /// It was removed, and is made again when it is needed. What cannot be read stays.
     pub repaired: bool,
 }
 
@@ -143,16 +143,25 @@ impl Check<'_> {
         wrong: Option<String>,
         repair: impl FnOnce() -> Result<(), VerifyError>,
     ) -> Result<(), VerifyError> {
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        (self.progress)(self.done.fetch_add(1, Ordering::Relaxed) + 1, self.all, bytes);
+        self.count(bytes);
         let Some(why) = wrong else { return Ok(()) };
         let repaired = self.remedy == Remedy::Remove;
         if repaired {
             repair()?;
         }
+        self.tell(what, why, repaired);
+        Ok(())
+    }
+
+    /// One more entry is done.
+    fn count(&self, bytes: u64) {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.progress)(self.done.fetch_add(1, Ordering::Relaxed) + 1, self.all, bytes);
+    }
+
+    fn tell(&self, what: String, why: String, repaired: bool) {
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         damage.push(Damage { what, why, repaired });
-        Ok(())
     }
 
     fn index(&self) -> Result<(), VerifyError> {
@@ -168,7 +177,8 @@ impl Check<'_> {
     }
 
     /// Compares the entry at `path`: `look` says how many bytes it read and what is wrong, `repair`
-    /// removes it. What others remove or replace meanwhile is passed over.
+    /// removes it. What others remove or replace meanwhile is passed over. What cannot be read is told
+    /// of and stays: the reason may pass.
     fn entry(
         &self,
         what: String,
@@ -181,7 +191,12 @@ impl Check<'_> {
         };
         let (bytes, mut wrong) = match look(&seen) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (0, Some(e.to_string())),
-            found => found?,
+            Err(e) => {
+                self.count(0);
+                self.tell(what, e.to_string(), false);
+                return Ok(());
+            }
+            Ok(found) => found,
         };
         if wrong.is_some() && !seen.is_at(path)? {
             wrong = None;
@@ -304,6 +319,31 @@ mod tests {
         assert_eq!((report.checked, report.damage), (2, Vec::new()));
         assert_eq!(state.layout().images().unwrap(), BTreeMap::new());
         assert_eq!(state.snapshots().get(&id).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_keep_the_rest_from_being_repaired() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(top.path()).unwrap();
+        let [unreadable, damaged] = ["one", "two"].map(|name| {
+            let draft = state.snapshots().draft().unwrap();
+            fs_err::write(draft.folder().join(name), "text").unwrap();
+            state.snapshots().commit(&SnapshotId::random(), draft).unwrap().id
+        });
+        let meta = |id: &SnapshotId| top.path().join("snapshots").join(id.as_str()).join("meta");
+        fs_err::remove_file(meta(&unreadable)).unwrap();
+        fs_err::create_dir(meta(&unreadable)).unwrap();
+        fs_err::write(meta(&damaged), "").unwrap();
+        let mut repaired: Vec<(String, bool)> = verify(&state, Remedy::Remove, &|_, _, _| {})
+            .unwrap()
+            .damage
+            .into_iter()
+            .map(|damage| (damage.what, damage.repaired))
+            .collect();
+        repaired.sort_by_key(|(_, repaired)| *repaired);
+        let name = |id: &SnapshotId| format!("snapshot {id}");
+        assert_eq!(repaired, [(name(&unreadable), false), (name(&damaged), true)]);
+        assert_eq!(state.snapshots().list().unwrap(), [unreadable]);
     }
 
     /// Builds mend what they find damaged, also between the finding and the removing.

@@ -65,9 +65,11 @@ fn check(
         (left, _) => progress::count(left, "entry is damaged", "entries are damaged"),
     };
     let problem = Problem { message, ..Problem::default() };
-    Err(BuildError::new(ErrorKind::Failed, problem).hint(
-        "`rbuild cache verify --repair` removes what is damaged; the next build makes it again",
-    ))
+    Err(BuildError::new(ErrorKind::Failed, problem).hint(if arguments.repair {
+        "what cannot be read was left; the kernel's log (`dmesg`) may tell why"
+    } else {
+        "`rbuild cache verify --repair` removes what is damaged; the next build makes it again"
+    }))
 }
 
 fn shown(report: &Report) -> String {
