@@ -228,6 +228,9 @@ impl Contents<'_> {
     /// Checks that all that `root` names is here. Of an index of which the archive holds just one
     /// image, as `docker save --platform` writes it, that image is taken.
     fn whole(&mut self, root: &Descriptor, depth: usize) -> Result<Descriptor, ArchiveError> {
+        if let Some(known) = self.whole.get(&(root.digest, root.size)) {
+            return Ok(known.clone());
+        }
         if depth > DEEPEST {
             return Err(DocumentError::Deep.into());
         }
@@ -251,16 +254,11 @@ impl Contents<'_> {
     ) -> Result<Descriptor, ArchiveError> {
         let (mut found, mut missing) = (HashMap::new(), None);
         for child in &index.manifests {
-            let taken = match self.whole.get(&(child.digest, child.size)) {
-                Some(known) => known.clone(),
-                None if self.state.blobs().contains_whole(child)? => {
-                    self.whole(child, depth + 1)?
-                }
-                None => {
-                    missing.get_or_insert(child.digest);
-                    continue;
-                }
-            };
+            if !self.state.blobs().contains_whole(child)? {
+                missing.get_or_insert(child.digest);
+                continue;
+            }
+            let taken = self.whole(child, depth + 1)?;
             if !image_document::is_attestation(child) && !image_document::is_attestation(&taken) {
                 found.insert(taken.digest, taken);
             }

@@ -191,6 +191,31 @@ fn a_layer_that_is_named_often_is_unpacked_once() {
 }
 
 #[test]
+fn an_image_that_is_named_often_is_looked_at_once() {
+    const TIMES: usize = 5000;
+    let config = json!({
+        "os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []},
+    });
+    let config = config.to_string();
+    let manifest = json!({
+        "schemaVersion": 2, "config": descriptor("config", &config), "layers": [],
+        "annotations": {"long": "x".repeat(4 << 20)},
+    });
+    let manifest = manifest.to_string();
+    let roots = vec![descriptor("manifest", &manifest); TIMES];
+    let index = json!({"schemaVersion": 2, "manifests": roots}).to_string();
+    let blob =
+        |bytes: &str| file(&format!("blobs/sha256/{}", hex(bytes.as_bytes())), bytes.as_bytes());
+    let bytes = archive(&[blob(&config), blob(&manifest), file("index.json", index.as_bytes())]);
+    let (rbuild, folder) = (Rbuild::new(), scratch());
+    let path = folder.path().join("a.tar");
+    fs_err::write(&path, bytes).unwrap();
+    let (outcome, cost) = measured(load(&rbuild, &path, &["-t", "a:b"]));
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(cost.time < Duration::from_mins(1), "{:?}", cost.time);
+}
+
+#[test]
 fn documents_are_no_longer_than_such_may_be() {
     let text = "more than 8388608 bytes: `--limit document-size=N`";
     let long = json!({"schemaVersion": 2, "x": "y".repeat(20 << 20)}).to_string();
