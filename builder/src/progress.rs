@@ -1,7 +1,9 @@
 //! Telling the user what happens: one thread takes the events of the build and draws them.
 //!
 //! The solver sends [`Event`]s into a bounded queue; [`Display`] hands them to one [`Renderer`] and
-//! ticks it, so that a renderer never locks and never waits. Everything goes to stderr: stdout is
+//! ticks it, so that a renderer never locks and never waits. What comes close together is drawn
+//! together: waking this thread for each event, and a reader of stderr for each line, would cost a
+//! build whose steps are all known as much as looking them up. Everything goes to stderr: stdout is
 //! for results.
 
 mod board;
@@ -11,10 +13,11 @@ mod plain;
 mod quiet;
 mod tty;
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rbuild_solver::progress::{Event, Progress};
@@ -25,6 +28,10 @@ use crate::request::{ProgressMode, Settings};
 pub trait Renderer: Send {
     /// Takes one event.
     fn event(&mut self, event: &Event);
+
+    /// Nothing follows for a moment: what the events came to is shown now, if it is not drawn in
+    /// [`Renderer::tick`].
+    fn pause(&mut self) {}
 
     /// Time has passed; what is drawn again and again is drawn now.
     fn tick(&mut self, now: Duration);
@@ -47,6 +54,9 @@ pub enum End {
 /// Between two drawings: 8 in a second.
 const TICK: Duration = Duration::from_millis(125);
 
+/// What follows an event within this time is drawn together with what follows.
+const TOGETHER: Duration = Duration::from_millis(10);
+
 /// Events that wait to be drawn; a build that makes more waits for the terminal.
 const QUEUE: usize = 1024;
 
@@ -59,13 +69,15 @@ enum Message {
 #[derive(Debug)]
 pub struct Display {
     queue: SyncSender<Message>,
+    /// How many events are in the queue.
+    waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Display {
     /// Starts drawing as `settings` say, on stderr.
     pub fn new(settings: &Settings) -> Self {
-        Self::with(renderer(settings, Box::new(std::io::stderr())))
+        Self::with(renderer(settings, Box::new(BufWriter::new(std::io::stderr()))))
     }
 
     /// Starts drawing with `renderer`.
@@ -74,16 +86,19 @@ impl Display {
     /// When no thread can be started; nothing could be built then.
     pub fn with(renderer: Box<dyn Renderer>) -> Self {
         let (queue, messages) = sync_channel(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&waiting);
         let thread = std::thread::Builder::new()
             .name("progress".into())
-            .spawn(move || draw(renderer, &messages))
+            .spawn(move || draw(renderer, &messages, &counted))
             .expect("a process that is about to build can start a thread");
-        Self { queue, thread: Some(thread) }
+        Self { queue, waiting, thread: Some(thread) }
     }
 
     /// Where events are sent to.
     pub fn sink(&self) -> Arc<dyn Progress> {
-        Arc::new(Sink(self.queue.clone()))
+        let thread = self.thread.as_ref().map(|thread| thread.thread().clone());
+        Arc::new(Sink { queue: self.queue.clone(), waiting: Arc::clone(&self.waiting), thread })
     }
 
     /// Draws what is left and the end. Events that are sent later are lost.
@@ -95,6 +110,7 @@ impl Display {
         let Some(thread) = self.thread.take() else { return };
         // The thread is only gone when it panicked; what it would have drawn is lost then.
         let _ = self.queue.send(Message::End(end));
+        thread.thread().unpark();
         let _ = thread.join();
     }
 }
@@ -105,16 +121,26 @@ impl Drop for Display {
     }
 }
 
-struct Sink(SyncSender<Message>);
+struct Sink {
+    queue: SyncSender<Message>,
+    waiting: Arc<AtomicUsize>,
+    thread: Option<Thread>,
+}
 
 impl Progress for Sink {
     fn send(&self, event: Event) {
+        // Before the queue is full, and who sends has to wait.
+        if self.waiting.fetch_add(1, Ordering::Relaxed) == QUEUE / 2
+            && let Some(thread) = &self.thread
+        {
+            thread.unpark();
+        }
         // After the end nobody looks any more.
-        let _ = self.0.send(Message::Event(event));
+        let _ = self.queue.send(Message::Event(event));
     }
 }
 
-fn draw(mut renderer: Box<dyn Renderer>, messages: &Receiver<Message>) {
+fn draw(mut renderer: Box<dyn Renderer>, messages: &Receiver<Message>, waiting: &AtomicUsize) {
     let begun = Instant::now();
     let mut next = TICK;
     loop {
@@ -123,14 +149,24 @@ fn draw(mut renderer: Box<dyn Renderer>, messages: &Receiver<Message>) {
             renderer.tick(now);
             next = now + TICK;
         }
-        match messages.recv_timeout(next.saturating_sub(now)) {
-            Ok(Message::Event(event)) => renderer.event(&event),
-            Ok(Message::End(end)) => return renderer.finish(end, begun.elapsed()),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return renderer.finish(End::Interrupted, begun.elapsed());
+        let mut message = match messages.recv_timeout(next.saturating_sub(now)) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => Some(Message::End(End::Interrupted)),
+        };
+        while let Some(this) = message {
+            match this {
+                Message::Event(event) => {
+                    waiting.fetch_sub(1, Ordering::Relaxed);
+                    renderer.event(&event);
+                }
+                Message::End(end) => return renderer.finish(end, begun.elapsed()),
             }
+            message = messages.try_recv().ok();
         }
+        renderer.pause();
+        // The end does not wait for it, nor does a queue that fills up.
+        std::thread::park_timeout(TOGETHER);
     }
 }
 
@@ -232,6 +268,46 @@ mod tests {
         assert_eq!(paper.text().matches(" line\n").count(), 5000);
         sink.send(event(1, 6000, output("late\n")));
         assert!(!paper.text().contains("late"));
+    }
+
+    /// Counts how often somebody would have to be woken to read.
+    struct Counting(Arc<AtomicUsize>);
+
+    impl Write for Counting {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_comes_close_together_is_written_at_once() {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let out = BufWriter::new(Counting(Arc::clone(&writes)));
+        let display = Display::with(Box::new(plain::Plain::new(Box::new(out))));
+        let sink = display.sink();
+        (0..400).for_each(|n| sink.send(event(1, n, output("line\n"))));
+        display.finish(End::Done);
+        let writes = writes.load(Ordering::Relaxed);
+        assert!(writes < 40, "{writes}");
+    }
+
+    #[test]
+    fn a_single_event_is_shown_at_once_and_the_end_waits_for_nothing() {
+        let paper = Paper::default();
+        let out = BufWriter::new(paper.clone());
+        let display = Display::with(Box::new(plain::Plain::new(Box::new(out))));
+        display.sink().send(event(1, 0, output("line\n")));
+        let begun = Instant::now();
+        while !paper.text().contains("line") {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        display.finish(End::Done);
     }
 
     #[test]

@@ -128,6 +128,10 @@ impl Renderer for RawJson {
         }
     }
 
+    fn pause(&mut self) {
+        let _ = self.out.flush();
+    }
+
     fn tick(&mut self, _now: Duration) {
         let _ = self.out.flush();
     }

@@ -243,6 +243,10 @@ impl Renderer for Plain {
         self.write_out(at);
     }
 
+    fn pause(&mut self) {
+        let _ = self.out.flush();
+    }
+
     fn tick(&mut self, now: Duration) {
         self.write_out(now);
         let _ = self.out.flush();
