@@ -23,6 +23,9 @@ use crate::sighting::Sighting;
 /// A snapshot's last use is noted when it was longer ago, in seconds.
 const LAST_USED_PRECISION: i64 = 60;
 
+/// Most `meta` have fewer bytes than these.
+const META_USUAL: usize = 1024;
+
 /// Nobody waits until the memory of more entries than these is given back.
 const FREED_BESIDE: usize = 1024;
 
@@ -177,7 +180,8 @@ impl Committed {
             // In a store that cannot be written to, nothing is removed either.
             let _ = metadata::touch(file.file());
         }
-        let mut bytes = Vec::new();
+        // Most are read whole at once then, which is asked for each step of a build.
+        let mut bytes = Vec::with_capacity(META_USUAL);
         file.read_to_end(&mut bytes)?;
         Ok(Meta::parse(&bytes).filter(|meta| *meta.boot == *self.boot))
     }
