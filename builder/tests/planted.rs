@@ -35,7 +35,7 @@ fn what_somebody_else_planted_is_refused() {
     fs_err::write(victim.path().join("file"), "precious").unwrap();
     let target = victim.path().display().to_string();
     let folders = ["blobs", "context", "locks", "mounts", "snapshots", "stubs", "tmp"];
-    let files = ["oci-layout", "index.json", "index.db", "index.db-wal"];
+    let files = ["oci-layout", "index.json", "index.db", "index.db-wal", "overlay"];
     let mut plants: Vec<String> = Vec::new();
     for name in folders {
         plants.push(format!("mkdir -m 777 {name}"));

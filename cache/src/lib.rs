@@ -13,6 +13,7 @@
 //!                        was written; its own time is that of the last use
 //!   reads                which paths the step read, for who asks why it ran again; only COPY has it
 //! index.db               what steps came to, under which keys (`index`); may be deleted
+//! overlay                under which circumstances overlayfs could be mounted here (the sandbox's)
 //! locks/<name>           files that processes lock, empty (`lock`)
 //! tmp/<session>/         one folder for each running process (`session`), locked by it:
 //!   held                 the blobs and snapshots it uses, which nobody may remove meanwhile

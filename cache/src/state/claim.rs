@@ -23,8 +23,8 @@ pub(super) const FOLDERS: [&str; 5] = ["blobs", "blobs/sha256", "snapshots", "lo
 /// Folders of other parts, which make them when they need them.
 const OTHER_FOLDERS: [&str; 3] = ["context", "mounts", "stubs"];
 /// Files, if they are there.
-const FILES: [&str; 5] =
-    ["index.db-journal", "index.db-shm", "index.db-wal", "index.json", "oci-layout"];
+const FILES: [&str; 6] =
+    ["index.db-journal", "index.db-shm", "index.db-wal", "index.json", "oci-layout", "overlay"];
 /// The index of steps tells their commands; SQLite gives the files beside it the same mode.
 const INDEX: &str = "index.db";
 
