@@ -226,7 +226,10 @@ pub(super) fn select(
     let room = limits.map(Room::new);
     let filter = Filter { include: found.include.as_ref(), exclude, room: room.as_ref() };
     let said = Said::default();
-    filter.take_in(Path::new(""), &found.root)?;
+    let mut taken = Taken::default();
+    filter.check_depth(Path::new(""))?;
+    taken.add(found.root.metadata());
+    filter.take_in(taken)?;
     let to_source = found.root.path().as_os_str().len();
     let walk = Walk { view, memo, filter, to_source };
     let (mut source, seen) = walk.look(found.root, Matched::Copied)?;
@@ -286,12 +289,25 @@ impl<'a> Room<'a> {
         Self { limits, files: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
-    fn take_in(&self, path: &Path, metadata: &Metadata) -> Result<(), Exceeded> {
+    fn take_in(&self, taken: Taken) -> Result<(), Exceeded> {
         let add = |to: &AtomicU64, more| to.fetch_add(more, Ordering::Relaxed) + more;
-        self.limits.check(Limit::PathDepth, depth(path.as_os_str().as_bytes()))?;
-        self.limits.check(Limit::ContextFiles, add(&self.files, 1))?;
-        let size = if metadata.is_file() { metadata.size } else { 0 };
-        self.limits.check(Limit::ContextSize, add(&self.bytes, size))
+        self.limits.check(Limit::ContextFiles, add(&self.files, taken.files))?;
+        self.limits.check(Limit::ContextSize, add(&self.bytes, taken.bytes))
+    }
+}
+
+/// Some of what was found. It is counted by the thread that found it and then added to what all of
+/// them found: adding each file by itself would have them wait for each other.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    files: u64,
+    bytes: u64,
+}
+
+impl Taken {
+    fn add(&mut self, metadata: &Metadata) {
+        self.files += 1;
+        self.bytes += if metadata.is_file() { metadata.size } else { 0 };
     }
 }
 
@@ -303,10 +319,16 @@ struct Said {
 }
 
 impl Filter<'_> {
+    fn check_depth(&self, path: &Path) -> Result<(), FileError> {
+        let Some(room) = self.room else { return Ok(()) };
+        let depth = depth(path.as_os_str().as_bytes());
+        room.limits.check(Limit::PathDepth, depth).map_err(FileError::Context)
+    }
+
     /// Counts what is looked at: a directory also if nothing of it is copied in the end.
-    fn take_in(&self, path: &Path, entry: &Entry) -> Result<(), FileError> {
-        let taken = self.room.map(|room| room.take_in(path, entry.metadata()));
-        taken.transpose().map(|_| ()).map_err(FileError::Context)
+    fn take_in(&self, taken: Taken) -> Result<(), FileError> {
+        let Some(room) = self.room else { return Ok(()) };
+        room.take_in(taken).map_err(FileError::Context)
     }
 
     /// Whether what is at `path` is copied; `None` where nothing below it is, either.
@@ -387,10 +409,12 @@ impl Walk<'_> {
     fn beside(&self, entries: Vec<Entry>, said: &Said) -> Result<Pieces, FileError> {
         let mut items = Vec::with_capacity(entries.len());
         let (mut unread, mut inside) = (Vec::new(), Vec::new());
+        let mut taken = Taken::default();
         for entry in entries {
             let path = relative(&entry, self.to_source);
             let Some((matched, below)) = self.filter.matches(path, &entry, said) else { continue };
-            self.filter.take_in(path, &entry)?;
+            self.filter.check_depth(path)?;
+            taken.add(entry.metadata());
             let number = items.len();
             if entry.metadata().is_directory() {
                 inside.push(Inside { number, matched, said: below });
@@ -401,6 +425,7 @@ impl Walk<'_> {
                 unread.push(number);
             }
         }
+        self.filter.take_in(taken)?;
         // For little, waking a second thread costs more than it does.
         let (read, below) = if inside.is_empty() || unread.is_empty() {
             (self.read(&items, &unread), self.below_each(&items, &inside))
