@@ -9,11 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rbuild_cache::index::CacheSource;
 use rbuild_cache::state::StateFolder;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::device::DeviceEdits;
@@ -127,18 +128,24 @@ async fn run(
 ) -> Result<Vec<Tree>, SolveError> {
     let mut pending: HashMap<VertexId, Pending> = HashMap::new();
     let mut tasks = JoinSet::new();
+    let end = Arc::new(End { open: AtomicUsize::new(order.len()), reached: Notify::new() });
     for id in order {
         let (sender, receiver) = watch::channel(None);
         let inputs: Vec<Pending> =
             graph.inputs(id).iter().map(|input| pending[input].clone()).collect();
         let worker = Arc::clone(worker);
+        let unfinished = Unfinished(Some(Arc::clone(&end)));
         tasks.spawn(async move {
             let inputs = received(inputs).await.ok_or(None)?;
             let output = worker.work(id, inputs).await.map_err(Some)?;
             sender.send_replace(Some(output));
+            unfinished.is_done();
             Ok::<(), Option<SolveError>>(())
         });
         pending.insert(id, receiver);
+    }
+    if !pending.is_empty() {
+        end.reached.notified().await;
     }
     while let Some(ended) = tasks.join_next().await {
         let failure = match ended {
@@ -159,6 +166,35 @@ async fn run(
         };
     }
     targets.iter().map(|target| tree_of(graph, *target, &pending[target])).collect()
+}
+
+/// Tells when all tasks are done, or one of them ended without: whoever waits is woken once, not for
+/// each of many small steps.
+struct End {
+    /// How many are not done.
+    open: AtomicUsize,
+    reached: Notify,
+}
+
+/// A task's part in the [`End`]. Dropped, it tells that the task ended without being done.
+struct Unfinished(Option<Arc<End>>);
+
+impl Unfinished {
+    fn is_done(mut self) {
+        if let Some(end) = self.0.take()
+            && end.open.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            end.reached.notify_one();
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end.reached.notify_one();
+        }
+    }
 }
 
 /// The outputs of `inputs`, or `None` when the task of one of them ended without.
