@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use apply::{Applied, ApplyError, apply};
 pub use compress::{Compression, decompress};
-pub use implied::settle;
+pub use implied::{are_settled, settle};
 pub use pack::{PackError, PackOptions, pack};
 
 use crate::digest::{DiffId, Digest, Hasher, Hashing};

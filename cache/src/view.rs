@@ -153,6 +153,11 @@ impl View {
         self.roots.is_empty()
     }
 
+    /// How many layers there are.
+    pub fn number_of_layers(&self) -> usize {
+        self.roots.len()
+    }
+
     /// Whether this is a folder of the caller's, which may change while it is looked at.
     pub fn may_change(&self) -> bool {
         matches!(self.kind, Kind::Folder { .. })

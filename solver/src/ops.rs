@@ -383,12 +383,13 @@ impl Worker {
         }
         let state = self.surroundings.state.clone();
         let (of_op, of_view) = (op.clone(), base_view.clone());
-        let (plan, checksum) = blocking(move || {
+        let is_quick = file::is_planned_quickly(op, &sources);
+        let planned = move || {
             let plan = file::plan(&of_op, of_view.as_ref(), &sources, &state)?;
             let checksum = plan.checksum()?;
             Ok::<_, Cause>((plan, checksum))
-        })
-        .await?;
+        };
+        let (plan, checksum) = blocking_unless(is_quick, planned).await?;
         let digests = [base_digest, InputDigest::Content(checksum)];
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
@@ -411,8 +412,9 @@ impl Worker {
         self.miss(work, &keys, &digests, Some(&reads));
         let (state, op) = (self.surroundings.state.clone(), op.clone());
         let sharing = if work.sharing { Sharing::Allowed } else { Sharing::Forbidden };
+        let is_quick = plan.is_quick(&base_view);
         let written = move || Ok(plan.over(&op, base_view)?.commit(&state, &reads, sharing)?);
-        let layer = TreeLayer::Snapshot(blocking(written).await?);
+        let layer = TreeLayer::Snapshot(blocking_unless(is_quick, written).await?);
         self.record_beside(work, keys.clone(), &layer, &digests, flight).await?;
         Ok(self.came_to(keys, base, layer))
     }
@@ -480,6 +482,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(Cause::Canceled),
     }
+}
+
+/// Like [`blocking`], but here if it is over sooner than another thread is woken.
+pub(crate) async fn blocking_unless<T: Send + 'static>(
+    is_quick: bool,
+    work: impl FnOnce() -> Result<T, Cause> + Send + 'static,
+) -> Result<T, Cause> {
+    if is_quick { work() } else { blocking(work).await }
 }
 
 /// Tells, when it is dropped, that a task was given up.

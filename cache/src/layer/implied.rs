@@ -15,6 +15,18 @@ use crate::snapshot::SnapshotId;
 use crate::state::StateFolder;
 use crate::view::View;
 
+/// Whether [`settle`] leaves the layers `ids` of one tree as they are. Of snapshots that this process
+/// looked up before, this asks nobody.
+pub fn are_settled(state: &StateFolder, ids: &[SnapshotId]) -> Result<bool, LayerError> {
+    // The lowest one hides nothing.
+    for id in ids.iter().skip(1) {
+        if !state.snapshots().implied(id)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The snapshots to use for the layers `ids` of one tree, lowest first and all of them there: the
 /// same, but for layers whose folders hide what the layers below say of them.
 pub fn settle(state: &StateFolder, ids: &[SnapshotId]) -> Result<Vec<SnapshotId>, LayerError> {

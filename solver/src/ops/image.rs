@@ -39,7 +39,12 @@ impl Worker {
             TreeLayer::Remote(remote) => self.checked(remote, task).await,
         });
         let ids = try_join_all(layers).await?;
-        let state = self.surroundings.state.clone();
+        let state = &self.surroundings.state;
+        // Most trees: nobody waits for another thread then.
+        if layer::are_settled(state, &ids).map_err(Cause::state)? {
+            return Ok(ids);
+        }
+        let state = state.clone();
         blocking(move || layer::settle(&state, &ids).map_err(Cause::state)).await
     }
 

@@ -134,9 +134,14 @@ impl Learned {
         self.0.iter().for_each(|memo| save(memo));
     }
 
+    /// Whether there is anything to write down.
+    pub(super) fn has_news(&self) -> bool {
+        self.0.iter().any(|memo| memo.has_news())
+    }
+
     /// Writes it down while `work` is done.
     pub(super) fn save_beside<T>(&self, work: impl FnOnce() -> T) -> T {
-        if !self.0.iter().any(|memo| memo.has_news()) {
+        if !self.has_news() {
             return work();
         }
         std::thread::scope(|scope| {
