@@ -6,17 +6,17 @@
 //! (`index/database.rs`). SQLite has no checksums: what a key or a memo leads to carries one here,
 //! and what does not agree with it counts as absent.
 
+mod connections;
 mod database;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-pub use database::Journal;
-
+use self::connections::Connections;
+pub use self::database::Journal;
 use crate::digest::{CacheKey, Digest, Hasher, TreeDigest};
 use crate::snapshot::SnapshotId;
 
@@ -78,9 +78,7 @@ impl CacheSource for Index {
 /// The records of one state folder.
 #[derive(Debug)]
 pub struct Index {
-    path: PathBuf,
-    connection: Mutex<Connection>,
-    journal: Journal,
+    connections: Connections,
 }
 
 /// What a step came to.
@@ -96,6 +94,17 @@ pub struct CacheRecord {
     pub evidence: serde_json::Value,
     /// When it ran, in seconds since 1970.
     pub created: i64,
+}
+
+/// A result that is to be recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// What it is known under.
+    pub keys: &'a [CacheKey],
+    /// By what it can be found again ([`Index::marked`]).
+    pub marks: &'a [Digest],
+    /// The result.
+    pub record: &'a CacheRecord,
 }
 
 /// Key and value of what is remembered.
@@ -121,33 +130,29 @@ pub enum IndexError {
 impl Index {
     /// Opens the database at `path`, and makes it when it is missing.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
-        match database::open(path)? {
-            Ok((connection, journal)) => {
-                Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), journal })
-            }
-            Err(source) => Err(IndexError::Database { path: path.to_owned(), source }),
-        }
+        Ok(Self { connections: Connections::open(path)? })
     }
 
     /// How the database is kept from being read half-written.
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        self.connections.journal()
     }
 
     /// What the step with this key came to. Whether the snapshot is still there, the caller asks
     /// the snapshotter.
     pub fn lookup(&self, key: &CacheKey) -> Result<Option<CacheRecord>, IndexError> {
-        self.ask(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT snapshot, content, description, evidence, created, proof
+        self.connections
+            .ask(|connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT snapshot, content, description, evidence, created, proof
                  FROM keys JOIN results ON results.id = keys.result WHERE keys.key = ?1",
-            )?;
-            let found = statement
-                .query_row([bytes(key)], |row| Ok((record(row)?, row.get::<_, Vec<u8>>(5)?)))
-                .optional()?;
-            Ok(found.filter(|(record, proof)| *proof == proof_of(key, &record.snapshot)))
-        })
-        .map(|found| found.map(|(record, _)| record))
+                )?;
+                let found = statement
+                    .query_row([bytes(key)], |row| Ok((record(row)?, row.get::<_, Vec<u8>>(5)?)))
+                    .optional()?;
+                Ok(found.filter(|(record, proof)| *proof == proof_of(key, &record.snapshot)))
+            })
+            .map(|found| found.map(|(record, _)| record))
     }
 
     /// Records a result under all of `keys`; what was known under one of them is forgotten.
@@ -155,44 +160,28 @@ impl Index {
     /// A snapshot has one record: one that is there already stays as it is, so that a result which
     /// is found again under another key is as old as it was. Nothing is written when nothing is new.
     pub fn insert(&self, keys: &[CacheKey], record: &CacheRecord) -> Result<(), IndexError> {
-        self.insert_marked(keys, &[], record)
+        self.insert_all(&[NewRecord { keys, marks: &[], record }])
     }
 
-    /// Like [`Index::insert`]; the record can be found again by `marks` ([`Index::marked`]).
-    pub fn insert_marked(
-        &self,
-        keys: &[CacheKey],
-        marks: &[Digest],
-        record: &CacheRecord,
-    ) -> Result<(), IndexError> {
-        if self.ask(|connection| are_known(connection, keys, &record.snapshot))? {
+    /// The same for several results, which are marked as well: all of them, or none.
+    pub fn insert_all(&self, new: &[NewRecord<'_>]) -> Result<(), IndexError> {
+        let mut unknown = Vec::with_capacity(new.len());
+        for new in new {
+            let NewRecord { keys, record, .. } = new;
+            let known =
+                self.connections.ask(|connection| are_known(connection, keys, &record.snapshot))?;
+            unknown.extend((!known).then_some(new));
+        }
+        if unknown.is_empty() {
             return Ok(());
         }
-        self.change(|transaction| {
-            let id = match id_of(transaction, &record.snapshot)? {
-                Some(id) => id,
-                None => transaction
-                    .prepare_cached(
-                        "INSERT INTO results
-                         (snapshot, content, description, evidence, created)
-                         VALUES (?1, ?2, ?3, ?4, ?5)",
-                    )?
-                    .insert(params![
-                        record.snapshot.as_str(),
-                        record.content.0.as_bytes(),
-                        record.description,
-                        record.evidence.to_string(),
-                        record.created,
-                    ])?,
-            };
-            add_marks(transaction, id, marks)?;
-            add_keys(transaction, id, &record.snapshot, keys)
-        })
+        self.connections
+            .change(|transaction| unknown.iter().try_for_each(|new| insert(transaction, new)))
     }
 
     /// The latest results with this mark, at most `most` of them, the last one first.
     pub fn marked(&self, mark: &Digest, most: u32) -> Result<Vec<CacheRecord>, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection
                 .prepare_cached(
                     "SELECT snapshot, content, description, evidence, created
@@ -206,21 +195,21 @@ impl Index {
 
     /// Whether a result was known under this key and was pruned.
     pub fn was_pruned(&self, key: &CacheKey) -> Result<bool, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection.prepare_cached("SELECT 1 FROM pruned WHERE key = ?1")?.exists([bytes(key)])
         })
     }
 
     /// Whether there is no record at all.
     pub fn is_empty(&self) -> Result<bool, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection.prepare_cached("SELECT 1 FROM results")?.exists([]).map(|any| !any)
         })
     }
 
     /// The record of the step that made `snapshot`.
     pub fn made(&self, snapshot: &SnapshotId) -> Result<Option<CacheRecord>, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection
                 .prepare_cached(
                     "SELECT snapshot, content, description, evidence, created
@@ -233,7 +222,7 @@ impl Index {
 
     /// Keys under which the result in `snapshot` is known, at most `limit`.
     pub fn keys(&self, snapshot: &SnapshotId, limit: u32) -> Result<Vec<CacheKey>, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection
                 .prepare_cached(
                     "SELECT key FROM keys JOIN results ON results.id = keys.result
@@ -248,12 +237,12 @@ impl Index {
 
     /// All results, in the order in which they were made.
     pub fn records(&self) -> Result<Vec<CacheRecord>, IndexError> {
-        self.ask(all_records)
+        self.connections.ask(all_records)
     }
 
     /// The trees of all results, in the order in which they were made.
     pub fn snapshots(&self) -> Result<Vec<SnapshotId>, IndexError> {
-        self.ask(|connection| {
+        self.connections.ask(|connection| {
             connection
                 .prepare_cached("SELECT snapshot FROM results ORDER BY id")?
                 .query_map([], snapshot)?
@@ -267,7 +256,7 @@ impl Index {
         if snapshots.is_empty() {
             return Ok(());
         }
-        self.change(|transaction| {
+        self.connections.change(|transaction| {
             let mut note = transaction.prepare_cached(
                 "INSERT OR REPLACE INTO pruned (key, at)
                  SELECT key, ?2 FROM keys JOIN results ON results.id = keys.result
@@ -290,39 +279,34 @@ impl Index {
     /// What is wrong with the database, if anything is: the first lines of SQLite's own check, or what
     /// is wrong with a record.
     pub fn check(&self) -> Result<Vec<String>, IndexError> {
-        let connection = self.connection();
-        let lines = connection
-            .prepare("PRAGMA integrity_check(10)")
-            .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect());
-        let found = match lines {
-            Ok(lines) if lines == ["ok"] => all_records(&connection).map(|_| Vec::new()),
-            other => other,
-        };
-        match found {
-            Err(error) if database::is_unusable(&error) => Ok(vec![error.to_string()]),
-            found => found.map_err(|source| self.error(source)),
-        }
+        self.connections.check(|connection| {
+            let mut check = connection.prepare("PRAGMA integrity_check(10)")?;
+            let lines: Vec<String> =
+                check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            if lines == ["ok"] { all_records(connection).map(|_| Vec::new()) } else { Ok(lines) }
+        })
     }
 
     /// Sets the database aside and begins with an empty one.
     pub fn start_afresh(&self) -> Result<(), IndexError> {
-        self.replace(&mut self.connection(), database::Suspicion::Certain)
+        self.connections.start_afresh()
     }
 
     /// What was remembered under this key; kinds do not see each other.
     pub fn recall(&self, kind: &str, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        self.ask(|connection| {
-            connection
-                .prepare_cached("SELECT value, proof FROM memo WHERE kind = ?1 AND key = ?2")?
-                .query_row(params![kind, key], memo(0))
-                .optional()
-        })
-        .map(|found| found.filter(|memo| memo.is_whole(kind, key)).map(|memo| memo.value))
+        self.connections
+            .ask(|connection| {
+                connection
+                    .prepare_cached("SELECT value, proof FROM memo WHERE kind = ?1 AND key = ?2")?
+                    .query_row(params![kind, key], memo(0))
+                    .optional()
+            })
+            .map(|found| found.filter(|memo| memo.is_whole(kind, key)).map(|memo| memo.value))
     }
 
     /// Remembers `value`; what was remembered before under this key is replaced.
     pub fn remember(&self, kind: &str, key: &[u8], value: &[u8]) -> Result<(), IndexError> {
-        self.change(|transaction| {
+        self.connections.change(|transaction| {
             transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO memo (kind, key, value, proof) VALUES (?1, ?2, ?3, ?4)",
@@ -334,7 +318,7 @@ impl Index {
 
     /// All that is remembered of a kind: keys and values, by key.
     pub fn memos(&self, kind: &str) -> Result<Vec<Memo>, IndexError> {
-        let all: Vec<(Vec<u8>, StoredMemo)> = self.ask(|connection| {
+        let all: Vec<(Vec<u8>, StoredMemo)> = self.connections.ask(|connection| {
             connection
                 .prepare_cached("SELECT key, value, proof FROM memo WHERE kind = ?1 ORDER BY key")?
                 .query_map([kind], |row| Ok((row.get(0)?, memo(1)(row)?)))?
@@ -349,73 +333,33 @@ impl Index {
         if keys.is_empty() {
             return Ok(());
         }
-        self.change(|transaction| {
+        self.connections.change(|transaction| {
             let mut forget =
                 transaction.prepare_cached("DELETE FROM memo WHERE kind = ?1 AND key = ?2")?;
             keys.iter().try_for_each(|key| forget.execute(params![kind, key.as_ref()]).map(drop))
         })
     }
+}
 
-    fn ask<T>(
-        &self,
-        question: impl Fn(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
-        self.try_on(|connection| question(connection))
-    }
-
-    fn change(
-        &self,
-        change: impl Fn(&Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(), IndexError> {
-        self.try_on(|connection| {
-            connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .and_then(|transaction| change(&transaction).and_then(|()| transaction.commit()))
-        })
-    }
-
-    /// Does `work`, and does it on an empty database when this one turns out to be damaged.
-    fn try_on<T>(
-        &self,
-        work: impl Fn(&mut Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
-        let mut connection = self.connection();
-        // Another process may have replaced it by now. If it is still the same, and whole for SQLite,
-        // there are values in it that nobody wrote.
-        for suspicion in [database::Suspicion::Strong, database::Suspicion::Certain] {
-            match work(&mut connection) {
-                Err(error) if database::is_unusable(&error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "the index is damaged");
-                    self.replace(&mut connection, suspicion)?;
-                }
-                done => return done.map_err(|source| self.error(source)),
-            }
-        }
-        work(&mut connection).map_err(|source| self.error(source))
-    }
-
-    fn replace(
-        &self,
-        connection: &mut Connection,
-        suspicion: database::Suspicion,
-    ) -> Result<(), IndexError> {
-        let (fresh, _) =
-            database::replace(&self.path, suspicion)?.map_err(|source| self.error(source))?;
-        *connection = fresh;
-        Ok(())
-    }
-
-    fn error(&self, source: rusqlite::Error) -> IndexError {
-        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
-            return io::Error::new(io::ErrorKind::StorageFull, source).into();
-        }
-        IndexError::Database { path: self.path.clone(), source }
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic in the middle of a transaction rolled it back; the connection is as good as new.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn insert(transaction: &Transaction<'_>, new: &NewRecord<'_>) -> rusqlite::Result<()> {
+    let NewRecord { keys, marks, record } = *new;
+    let id = match id_of(transaction, &record.snapshot)? {
+        Some(id) => id,
+        None => transaction
+            .prepare_cached(
+                "INSERT INTO results (snapshot, content, description, evidence, created)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .insert(params![
+                record.snapshot.as_str(),
+                record.content.0.as_bytes(),
+                record.description,
+                record.evidence.to_string(),
+                record.created,
+            ])?,
+    };
+    add_marks(transaction, id, marks)?;
+    add_keys(transaction, id, &record.snapshot, keys)
 }
 
 fn all_records(connection: &Connection) -> rusqlite::Result<Vec<CacheRecord>> {
@@ -577,6 +521,28 @@ mod tests {
     }
 
     #[test]
+    fn several_results_are_recorded_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(&folder.path().join("index.db")).unwrap();
+        let (one, two) = (result("one"), result("two"));
+        index.insert(&[key("1")], &one).unwrap();
+        let (first, second) = ([key("1"), key("1a")], [key("2")]);
+        let new = [
+            NewRecord { keys: &first, marks: &[], record: &one },
+            NewRecord { keys: &second, marks: &[Digest::of("mark")], record: &two },
+        ];
+        for _ in 0..2 {
+            index.insert_all(&new).unwrap();
+            for (text, expected) in [("1", &one), ("1a", &one), ("2", &two)] {
+                assert_eq!(index.lookup(&key(text)).unwrap().as_ref(), Some(expected));
+            }
+            assert_eq!(index.marked(&Digest::of("mark"), 9).unwrap(), [two.clone()]);
+            assert_eq!(index.records().unwrap().len(), 2);
+        }
+        index.insert_all(&[]).unwrap();
+    }
+
+    #[test]
     fn a_result_without_keys_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let index = Index::open(&folder.path().join("index.db")).unwrap();
@@ -670,6 +636,7 @@ mod tests {
         let index = Index::open(&folder.path().join("index.db")).unwrap();
         let fill = |from: usize, to: usize| {
             index
+                .connections
                 .change(|transaction| {
                     for n in from..to {
                         let snapshot = SnapshotId::random();

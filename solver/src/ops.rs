@@ -14,6 +14,7 @@ pub mod file;
 pub mod git;
 pub mod http;
 pub mod image;
+mod records;
 pub mod run;
 pub mod slim;
 
@@ -25,9 +26,9 @@ use rbuild_cache::digest::{CacheKey, TreeDigest};
 use rbuild_cache::index::CacheRecord;
 use rbuild_cache::lock::LockGuard;
 use rbuild_cache::view::View;
-use tokio::task::JoinSet;
 
 use self::file::Sharing;
+use self::records::{Pending, Records};
 use crate::error::{Cause, SolveError};
 use crate::evidence::{self, Evidence, History, Miss, Missed, Origin, Reads};
 use crate::graph::{FileOp, Graph, Op, Vertex, VertexId};
@@ -51,8 +52,7 @@ pub struct Worker {
     /// There was no record at all when the build began.
     first: bool,
     history: Mutex<History>,
-    /// Results that are being written down.
-    records: Mutex<JoinSet<Result<(), SolveError>>>,
+    records: Records,
     /// The vertices whose results steps of this build see.
     seen: HashSet<VertexId>,
     /// What was found in contexts.
@@ -93,27 +93,13 @@ impl Worker {
         let first = surroundings.state.index().is_empty().unwrap_or(false);
         let seen = graph.seen_by_steps();
         let (history, accounts) = (Mutex::new(history), Accounts::default());
-        let (records, walks) = (Mutex::default(), Arc::new(file::Walks::of(&graph)));
+        let (records, walks) = (Records::default(), Arc::new(file::Walks::of(&graph)));
         Self { graph, surroundings, place, first, history, records, seen, walks, accounts }
     }
 
     /// Waits until all results are written down.
     pub async fn keep_records(&self) -> Result<(), SolveError> {
-        let mut records = std::mem::take(&mut *self.records());
-        let mut kept = Ok(());
-        while let Some(written) = records.join_next().await {
-            match written {
-                Ok(written) => kept = kept.and(written),
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime ends, and with it the build.
-                Err(_) => {}
-            }
-        }
-        kept
-    }
-
-    fn records(&self) -> MutexGuard<'_, JoinSet<Result<(), SolveError>>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.keep().await
     }
 
     /// Writes down why steps had to run, if any had to, for who asks later.
@@ -273,6 +259,12 @@ impl Worker {
         result.base.with_layer(result.layer)
     }
 
+    /// Waits until nobody else works on `key`, and works on it.
+    pub(crate) async fn flight(&self, key: &CacheKey) -> Result<LockGuard, Cause> {
+        let locks = self.surroundings.state.locks();
+        single_flight::lock_hurrying(locks, key, || self.records.hurry()).await
+    }
+
     /// Writes down that `layer` is the result of `work` under `keys`. What is elsewhere is written
     /// down when it was fetched.
     pub(crate) async fn record(
@@ -282,10 +274,9 @@ impl Worker {
         layer: &TreeLayer,
         inputs: &[InputDigest],
     ) -> Result<(), Cause> {
-        match self.writing(work, keys, layer, inputs) {
-            Some(write) => blocking(write).await,
-            None => Ok(()),
-        }
+        let Some(pending) = self.pending(work, keys, layer, inputs) else { return Ok(()) };
+        let state = self.surroundings.state.clone();
+        blocking(move || pending.write(&state)).await
     }
 
     /// Like [`Self::record`], but the steps after this one need not wait for it: whoever asks for the
@@ -302,24 +293,20 @@ impl Worker {
             // Who shares results looks records up.
             return self.record(work, keys, layer, inputs).await;
         }
-        if let Some(write) = self.writing(work, keys, layer, inputs) {
-            let (name, span) = (work.vertex.name.clone(), work.vertex.span.clone());
-            self.records().spawn_blocking(move || {
-                let _flight = flight;
-                write().map_err(|cause| SolveError { name, span, cause: Arc::new(cause) })
-            });
+        if let Some(pending) = self.pending(work, keys, layer, inputs) {
+            self.records.add(&self.surroundings.state, pending, work.vertex, flight);
         }
         Ok(())
     }
 
-    /// What writes the record; nothing for what is elsewhere.
-    fn writing(
+    /// What is to be written down; nothing for what is elsewhere.
+    fn pending(
         &self,
         work: &Work<'_>,
         keys: Vec<CacheKey>,
         layer: &TreeLayer,
         inputs: &[InputDigest],
-    ) -> Option<impl FnOnce() -> Result<(), Cause> + Send + 'static> {
+    ) -> Option<Pending> {
         let TreeLayer::Snapshot(snapshot) = layer else { return None };
         let record = CacheRecord {
             snapshot: snapshot.id.clone(),
@@ -328,9 +315,7 @@ impl Worker {
             evidence: work.evidence(inputs).to_json(),
             created: self.surroundings.now,
         };
-        let marks = evidence::marks(work.vertex, &self.place);
-        let state = self.surroundings.state.clone();
-        Some(move || state.index().insert_marked(&keys, &marks, &record).map_err(Cause::state))
+        Some(Pending { keys, marks: evidence::marks(work.vertex, &self.place).into(), record })
     }
 
     /// A file op; once more from the start when a context changed while it was read.
@@ -393,7 +378,7 @@ impl Worker {
         let digests = [base_digest, InputDigest::Content(checksum)];
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
-        let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        let flight = self.flight(&content).await?;
         if let Some(layer) = self.known(work, &content).await? {
             plan.remember();
             // Of a large context it is much; who waits for the result need not wait for that.

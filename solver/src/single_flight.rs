@@ -21,12 +21,23 @@ const PATIENCE: [Duration; 4] = [
 
 /// Waits until nobody else works on `key`. The wait ends when the future is dropped.
 pub(crate) async fn lock(locks: &Locks, key: &CacheKey) -> Result<LockGuard, Cause> {
+    lock_hurrying(locks, key, || {}).await
+}
+
+/// Like [`lock`]. Whoever has to wait calls `hurry`, since what holds the lock may be a result of this
+/// process that waits for others to be written down with.
+pub(crate) async fn lock_hurrying(
+    locks: &Locks,
+    key: &CacheKey,
+    hurry: impl Fn(),
+) -> Result<LockGuard, Cause> {
     let name = format!("step-{}", key.0.hex());
     let mut tries = 0;
     loop {
         if let Some(guard) = locks.try_exclusive(&name).map_err(Cause::state)? {
             return Ok(guard);
         }
+        hurry();
         tokio::time::sleep(PATIENCE[tries.min(PATIENCE.len() - 1)]).await;
         tries += 1;
     }

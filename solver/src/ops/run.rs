@@ -18,7 +18,6 @@ use crate::ops::file::owner::Account;
 use crate::ops::{Work, Worker, blocking, definition_key, tree};
 use crate::progress::{EventKind, Task};
 use crate::sandbox::{ExitStatus, OutputSink, ProcessSpec, RootFs};
-use crate::single_flight;
 use crate::solve::Entitlements;
 use crate::tree::{Output, Tree, TreeLayer};
 
@@ -87,7 +86,7 @@ impl Worker {
         digests.extend(&found.digests);
         let content = key::content(&work.vertex.op, &digests);
         let keys: Vec<CacheKey> = definition.into_iter().chain([content]).collect();
-        let flight = single_flight::lock(self.surroundings.state.locks(), &content).await?;
+        let flight = self.flight(&content).await?;
         if let Some(layer) = self.known(work, &content).await? {
             found.remember();
             Self::hit(work);
