@@ -12,8 +12,13 @@
 //!   meta                 digest of the tree, its size, what its files look like, and in which boot it
 //!                        was written; its own time is that of the last use
 //!   reads                which paths the step read, for who asks why it ran again; only COPY has it
+//!   files                which of its files later COPYs can link (`snapshot::Note`); only COPY has it
+//!   linked               empty: files of the tree have names in other snapshots (`snapshot`, `sharing.rs`)
 //! index.db               what steps came to, under which keys (`index`); may be deleted
 //! overlay                under which circumstances overlayfs could be mounted here (the sandbox's)
+//! context/<name>         what the files of a context hashed to (`checksum::file_memo`)
+//! mounts/<name>/         cache mounts of steps
+//! stubs/                 empty files and folders that steps mount over (the solver's)
 //! locks/<name>           files that processes lock, empty (`lock`)
 //! tmp/<session>/         one folder for each running process (`session`), locked by it:
 //!   held                 the blobs and snapshots it uses, which nobody may remove meanwhile
