@@ -59,14 +59,13 @@ fn open_on(path: &Path, network: Option<&str>) -> io::Result<Opened> {
 
 /// One more connection to the database at `path`, which was opened before.
 pub(super) fn connect_again(path: &Path) -> rusqlite::Result<Connection> {
-    match connect(path)? {
-        (connection, VERSION) => Ok(connection),
-        // An rbuild of another version has replaced it meanwhile.
-        _ => {
-            let unusable = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
-            Err(rusqlite::Error::SqliteFailure(unusable, None))
-        }
+    let (connection, version) = connect(path)?;
+    if version == VERSION {
+        return Ok(connection);
     }
+    // An rbuild of another version has replaced it meanwhile.
+    let unusable = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+    Err(rusqlite::Error::SqliteFailure(unusable, None))
 }
 
 /// Replaces the database at `path` by an empty one, unless another process has done so.
