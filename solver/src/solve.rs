@@ -139,7 +139,7 @@ async fn run(
             let inputs = received(inputs).await.ok_or(None)?;
             let output = worker.work(id, inputs).await.map_err(Some)?;
             sender.send_replace(Some(output));
-            unfinished.is_done();
+            unfinished.finish();
             Ok::<(), Option<SolveError>>(())
         });
         pending.insert(id, receiver);
@@ -180,7 +180,7 @@ struct End {
 struct Unfinished(Option<Arc<End>>);
 
 impl Unfinished {
-    fn is_done(mut self) {
+    fn finish(mut self) {
         if let Some(end) = self.0.take()
             && end.open.fetch_sub(1, Ordering::AcqRel) == 1
         {
