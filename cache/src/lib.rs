@@ -11,7 +11,8 @@
 //!                        carry an attribute (`layer::whiteout`)
 //!   meta                 digest of the tree, its size, what its files look like, and in which boot it
 //!                        was written; its own time is that of the last use
-//!   reads                which paths the step read, for who asks why it ran again; only COPY has it
+//!   reads                which paths the step read, for who asks why it ran again: of COPY, and of RUN
+//!                        where a context is mounted
 //!   files                which of its files later COPYs can link (`snapshot::Note`); only COPY has it
 //!   linked               empty: files of the tree have names in other snapshots (`snapshot`, `sharing.rs`)
 //! index.db               what steps came to, under which keys (`index`); may be deleted
