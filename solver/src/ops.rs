@@ -93,7 +93,8 @@ impl Worker {
         let first = surroundings.state.index().is_empty().unwrap_or(false);
         let seen = graph.seen_by_steps();
         let (history, accounts) = (Mutex::new(history), Accounts::default());
-        let (records, walks) = (Records::default(), Arc::new(file::Walks::of(&graph)));
+        let records = Records::new(surroundings.state.clone());
+        let walks = Arc::new(file::Walks::of(&graph));
         Self { graph, surroundings, place, first, history, records, seen, walks, accounts }
     }
 
@@ -294,7 +295,7 @@ impl Worker {
             return self.record(work, keys, layer, inputs).await;
         }
         if let Some(pending) = self.pending(work, keys, layer, inputs) {
-            self.records.add(&self.surroundings.state, pending, work.vertex, flight);
+            self.records.add(pending, work.vertex, flight);
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ use crate::error::{Cause, SolveError};
 use crate::graph::{Span, Vertex};
 
 /// So long results wait for others. Another process that wants the same one waits as well; what is
-/// not written when this process is killed is done once more.
+/// not written when this process is killed is done once more. A build that is given up writes what
+/// waits.
 const GATHERING: Duration = Duration::from_millis(20);
 
 /// A result that is to be written down.
@@ -35,8 +36,8 @@ struct Waiting {
 }
 
 /// The results of a build that are not written down yet.
-#[derive(Default)]
 pub(super) struct Records {
+    state: StateFolder,
     waiting: Arc<Mutex<Vec<Waiting>>>,
     writers: Mutex<JoinSet<Result<(), SolveError>>>,
     /// Nothing is waited for.
@@ -55,14 +56,14 @@ impl Pending {
 }
 
 impl Records {
+    /// None yet, to be written down in `state`.
+    pub(super) fn new(state: StateFolder) -> Self {
+        let (waiting, writers, now) = (Arc::default(), Mutex::default(), Arc::default());
+        Self { state, waiting, writers, now }
+    }
+
     /// Has `pending`, which `vertex` came to, written down soon; `flight` ends when it is.
-    pub(super) fn add(
-        &self,
-        state: &StateFolder,
-        pending: Pending,
-        vertex: &Vertex,
-        flight: LockGuard,
-    ) {
+    pub(super) fn add(&self, pending: Pending, vertex: &Vertex, flight: LockGuard) {
         let (name, span) = (vertex.name.clone(), vertex.span.clone());
         let mut waiting = lock(&self.waiting);
         waiting.push(Waiting { pending, name, span, _flight: flight });
@@ -70,7 +71,8 @@ impl Records {
             // Whoever was told of the first writes them all.
             return;
         }
-        let (state, all, now) = (state.clone(), Arc::clone(&self.waiting), Arc::clone(&self.now));
+        let (state, all, now) =
+            (self.state.clone(), Arc::clone(&self.waiting), Arc::clone(&self.now));
         lock(&self.writers).spawn(async move {
             // Neither is an error, and what came before may have been meant for the batch before.
             let _ = tokio::time::timeout(GATHERING, now.notified()).await;
@@ -107,9 +109,20 @@ impl Records {
     }
 }
 
+impl Drop for Records {
+    fn drop(&mut self) {
+        if let Err(error) = write(&self.state, &self.waiting) {
+            tracing::debug!(%error, "what was finished is not written down");
+        }
+    }
+}
+
 /// Writes all that is `waiting` down.
 fn write(state: &StateFolder, waiting: &Mutex<Vec<Waiting>>) -> Result<(), SolveError> {
     let all = std::mem::take(&mut *lock(waiting));
+    if all.is_empty() {
+        return Ok(());
+    }
     let new: Vec<NewRecord<'_>> = all.iter().map(|waiting| waiting.pending.as_new()).collect();
     state.index().insert_all(&new).map_err(|error| {
         // It is no step's fault; of several, the first one tells of it.
@@ -137,7 +150,8 @@ mod tests {
     async fn added(names: &[&str]) -> (tempfile::TempDir, StateFolder, Records, Vec<CacheKey>) {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::open(folder.path()).unwrap();
-        let (records, vertex) = (Records::default(), Vertex::internal(Op::Scratch, "step"));
+        let records = Records::new(state.clone());
+        let vertex = Vertex::internal(Op::Scratch, "step");
         let mut all = Vec::new();
         for name in names {
             let key = CacheKey(Digest::of(name));
@@ -150,7 +164,7 @@ mod tests {
             };
             let flight = single_flight::lock(state.locks(), &key).await.unwrap();
             let pending = Pending { keys: vec![key], marks: Vec::new(), record };
-            records.add(&state, pending, &vertex, flight);
+            records.add(pending, &vertex, flight);
             all.push(key);
         }
         (folder, state, records, all)
@@ -165,6 +179,15 @@ mod tests {
             single_flight::lock(state.locks(), key).await.unwrap();
         }
         records.keep().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_build_that_is_given_up_writes_what_waits() {
+        let (_folder, state, records, keys) = added(&["a", "b"]).await;
+        drop(records);
+        for key in &keys {
+            assert!(state.index().lookup(key).unwrap().is_some());
+        }
     }
 
     #[tokio::test]
