@@ -1,7 +1,8 @@
 //! That a step's processes end: with the step, with the future, with rbuild.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("fork_bombs_are_bounded", fork_bombs_are_bounded),
     ("steps_run_side_by_side", steps_run_side_by_side),
     ("a_dead_server_is_an_error_and_then_replaced", a_dead_server_is_an_error),
+    ("only_the_server_hears_requests", only_the_server_hears_requests),
     ("what_is_made_ahead_fits_or_is_made_anew", what_is_made_ahead_fits),
     ("a_dead_spare_is_replaced", a_dead_spare_is_replaced),
 ];
@@ -232,6 +234,28 @@ fn a_dead_spare_is_replaced() {
     }
     drop(fixture);
     assert!(!Path::new(&format!("/proc/{server}")).exists());
+}
+
+/// Requests to a dead server cannot be sent, whatever else still ends: who sends one starts another.
+fn only_the_server_hears_requests() {
+    let fixture = Fixture::new();
+    fixture.output("true");
+    let server = server().cast_unsigned();
+    let hears = sockets(server);
+    assert!(!hears.is_empty());
+    for child in children(server) {
+        let both: Vec<_> = sockets(child.cast_unsigned()).intersection(&hears).cloned().collect();
+        assert_eq!(both, Vec::<PathBuf>::new());
+    }
+}
+
+/// The sockets that `process` has open.
+fn sockets(process: u32) -> BTreeSet<PathBuf> {
+    fs_err::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .map(|entry| fs_err::read_link(entry.unwrap().path()).unwrap())
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .collect()
 }
 
 fn a_dead_server_is_an_error() {

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, MemfdFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
@@ -103,6 +103,9 @@ fn copied_program() -> io::Result<OwnedFd> {
 /// with what went wrong before.
 fn serve(obstacle: Option<&Failure>) -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    // Who is cloned from this process would keep the socket open as its standard input: requests to a
+    // server that was killed could still be sent then, and nobody would hear them.
+    rustix::stdio::dup2_stdin(rustix::fs::open(c"/dev/null", OFlags::RDONLY, Mode::empty())?)?;
     syscalls::forget_children();
     let filter = seccomp::filter(match Ownership::of_this_process() {
         Ownership::Set => Profile::Docker,
