@@ -228,7 +228,7 @@ impl BlobSource for StoredBlobs {
     }
 
     fn open(&self, descriptor: &Descriptor) -> std::io::Result<Box<dyn Read + Send>> {
-        let reader = self.images.state().blobs().reader(descriptor);
+        let reader = self.images.state().blobs().leaving(descriptor);
         Ok(Box::new(reader.map_err(std::io::Error::other)?))
     }
 

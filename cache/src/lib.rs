@@ -55,6 +55,7 @@ pub mod lock;
 pub mod metadata;
 pub mod oci;
 pub mod ownership;
+mod page_cache;
 pub mod pattern;
 pub mod prune;
 pub mod remove;

@@ -7,9 +7,10 @@
 
 pub mod growing;
 
+use std::collections::HashSet;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_err::File;
 use rayon::prelude::*;
@@ -20,6 +21,7 @@ use crate::digest::{Digest, Hasher};
 use crate::layer::whiteout::at;
 use crate::metadata;
 use crate::oci::Descriptor;
+use crate::page_cache::PageCache;
 use crate::session::Session;
 use crate::sighting::Sighting;
 use growing::{End, Growing};
@@ -33,6 +35,8 @@ pub struct ContentStore {
     /// `blobs/sha256`
     folder: PathBuf,
     session: Arc<Session>,
+    /// Written by this process.
+    own: Arc<Mutex<HashSet<Digest>>>,
     /// Written by this process and not yet synced.
     unsynced: Arc<Mutex<Vec<Digest>>>,
 }
@@ -89,7 +93,7 @@ impl StoreError {
 impl ContentStore {
     /// The blobs in `folder`, which exists; they are written aside in `session`.
     pub fn new(folder: PathBuf, session: Arc<Session>) -> Self {
-        Self { folder, session, unsynced: Arc::default() }
+        Self { folder, session, own: Arc::default(), unsynced: Arc::default() }
     }
 
     /// Whether there is a blob called `digest`; if so, nobody removes it while this process runs.
@@ -164,12 +168,19 @@ impl ContentStore {
             self.take_away(&digest, &file)?;
             return Err(StoreError::Size { digest, expected, found });
         }
-        Ok(BlobReader {
-            file,
-            hasher: Some(Hasher::new()),
-            expected: descriptor.digest,
-            store: self.clone(),
-        })
+        let (hasher, expected) = (Some(Hasher::new()), descriptor.digest);
+        Ok(BlobReader { file, hasher, expected, store: self.clone(), leaves: None })
+    }
+
+    /// Like [`Self::reader`], for who sends the blob away: what has gone does not stay in memory, and what
+    /// this process wrote itself is not hashed once more, as who gets it compares it with its digest.
+    pub fn leaving(&self, descriptor: &Descriptor) -> Result<BlobReader, StoreError> {
+        let mut reader = self.reader(descriptor)?;
+        reader.leaves = Some((PageCache::default(), 0));
+        if lock(&self.own).contains(&descriptor.digest) {
+            reader.hasher = None;
+        }
+        Ok(reader)
     }
 
     /// A whole small blob (manifest, index, config), checked.
@@ -233,10 +244,8 @@ impl ContentStore {
     /// Like [`Self::sync`] for those that are `wanted` alone: the disk is slow, and nobody misses
     /// what can be fetched again.
     pub fn sync_those(&self, wanted: impl Fn(&Digest) -> bool) -> Result<(), StoreError> {
-        let written: Vec<Digest> = {
-            let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-            unsynced.extract_if(.., |digest| wanted(digest)).collect()
-        };
+        let written: Vec<Digest> =
+            { lock(&self.unsynced).extract_if(.., |digest| wanted(digest)).collect() };
         if written.is_empty() {
             return Ok(());
         }
@@ -357,7 +366,8 @@ impl BlobWriter {
         let put = || fs_err::rename(self.path(), self.store.path(&digest));
         self.store.session.hold_with(&hold_name(&digest), put)??;
         self.path = None;
-        self.store.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+        lock(&self.store.own).insert(digest);
+        lock(&self.store.unsynced).push(digest);
         if let Some(growing) = &self.growing {
             growing.ended(End::Whole(digest, size));
         }
@@ -405,22 +415,33 @@ impl Drop for BlobWriter {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads a blob and checks it: see [`ContentStore::reader`].
 #[derive(Debug)]
 pub struct BlobReader {
     file: File,
-    /// Absent once the end was reached.
+    /// Absent once the end was reached, and where nothing is compared.
     hasher: Option<Hasher>,
     expected: Digest,
     store: ContentStore,
+    /// Who has the kernel forget what was read, and how much that is.
+    leaves: Option<(PageCache, u64)>,
 }
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
-        let Some(hasher) = &mut self.hasher else { return Ok(0) };
-        if read > 0 || buffer.is_empty() {
+        if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..read]);
+        }
+        if let Some((cache, position)) = &mut self.leaves {
+            *position += read as u64;
+            cache.is_at(*position, &self.file);
+        }
+        if read > 0 || buffer.is_empty() {
             return Ok(read);
         }
         let found = self.hasher.take().map_or(self.expected, Hasher::digest);
@@ -498,6 +519,25 @@ mod tests {
             store.read(&wanted).unwrap_err();
             assert!(!store.contains(&wanted.digest).unwrap(), "{damaged}");
         }
+    }
+
+    #[test]
+    fn what_others_wrote_is_checked_when_it_leaves() {
+        let (top, ours) = store();
+        let session = Session::start(&top.path().join("tmp")).unwrap();
+        let theirs = ContentStore::new(top.path().join("blobs"), session);
+        let wanted = descriptor(b"hello");
+        ours.put(b"hello").unwrap();
+        let leaves = |store: &ContentStore| {
+            let mut text = String::new();
+            store.leaving(&wanted).unwrap().read_to_string(&mut text).map(|_| text)
+        };
+        assert_eq!(leaves(&ours).unwrap(), "hello");
+        assert_eq!(leaves(&theirs).unwrap(), "hello");
+        fs_err::write(ours.path(&wanted.digest), "hellO").unwrap();
+        assert_eq!(leaves(&ours).unwrap(), "hellO");
+        leaves(&theirs).unwrap_err();
+        assert!(!ours.contains(&wanted.digest).unwrap());
     }
 
     /// As two builds that read the same damaged blob do.

@@ -62,7 +62,7 @@ impl<W: Write> LayoutTar<W> {
             return Ok(());
         }
         self.tar.entry(&blob_entry(&blob.digest, blob.size))?;
-        let mut reader = state.blobs().reader(blob)?;
+        let mut reader = state.blobs().leaving(blob)?;
         let written = self.tar.data(&mut reader, blob.size)?;
         // Only the end says that all of it was right.
         if written != blob.size || reader.read(&mut [0])? > 0 {
@@ -130,7 +130,7 @@ impl LayoutTar<DestinationWriter> {
         let out = self.tar.get_mut();
         let Some(start) = out.position()? else { return self.grown(blob) };
         out.skip(HEADER)?;
-        let mut reader = blob.reader();
+        let mut reader = blob.leaving();
         self.piece.resize(PIECE, 0);
         loop {
             match reader.read(&mut self.piece) {
@@ -158,7 +158,7 @@ impl LayoutTar<DestinationWriter> {
         let End::Whole(digest, size) = blob.wait() else { return Ok(()) };
         if self.written.insert(digest) {
             self.tar.entry(&blob_entry(&digest, size))?;
-            self.tar.data(&mut blob.reader(), size)?;
+            self.tar.data(&mut blob.leaving(), size)?;
         }
         Ok(())
     }

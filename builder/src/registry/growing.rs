@@ -78,7 +78,7 @@ async fn send(
     let (source, told) = (blob.clone(), gauge.clone());
     let streaming = uploads.stream(
         address.clone(),
-        Arc::new(move || Ok(Box::new(source.reader()))),
+        Arc::new(move || Ok(Box::new(source.leaving()))),
         Arc::new(move |bytes| told.at(bytes)),
         &sent,
     );

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use fs_err::File;
 
 use crate::digest::Digest;
+use crate::page_cache::PageCache;
 
 /// A blob that is being written. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -101,7 +102,12 @@ impl Growing {
 
     /// Reads it from byte `position` on, waiting for those that are not written yet.
     pub fn reader_from(&self, position: u64) -> GrowingReader {
-        GrowingReader { blob: self.clone(), position }
+        GrowingReader { blob: self.clone(), position, leaves: None }
+    }
+
+    /// Like [`Self::reader`], for who sends it away: what has gone does not stay in memory.
+    pub fn leaving(&self) -> GrowingReader {
+        GrowingReader { leaves: Some(PageCache::default()), ..self.reader() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,6 +126,7 @@ impl Growing {
 pub struct GrowingReader {
     blob: Growing,
     position: u64,
+    leaves: Option<PageCache>,
 }
 
 impl Read for GrowingReader {
@@ -149,6 +156,9 @@ impl Read for GrowingReader {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         self.position += read as u64;
+        if let Some(cache) = &mut self.leaves {
+            cache.is_at(self.position, &self.blob.0.file);
+        }
         Ok(read)
     }
 }
