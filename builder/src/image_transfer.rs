@@ -167,7 +167,8 @@ fn for_platform(
     Err(plain(image_document::DocumentError::Deep))
 }
 
-/// Everything that the local image `root` consists of.
+/// Everything that the local image `root` consists of. What is here of it stays as long as this process
+/// runs, also when the image is removed meanwhile.
 pub fn content(images: &Images, root: &Descriptor) -> Result<PushContent, ImageSourceError> {
     let mut content = PushContent { blobs: Vec::new(), manifests: Vec::new() };
     collect(images, root, &mut content, &mut HashSet::new(), 0)?;
@@ -195,8 +196,10 @@ fn collect(
             }
         }
         Document::Manifest(manifest) => {
-            content.blobs.push(manifest.config);
-            content.blobs.extend(manifest.layers);
+            for blob in std::iter::once(manifest.config).chain(manifest.layers) {
+                images.state().blobs().contains(&blob.digest).map_err(plain)?;
+                content.blobs.push(blob);
+            }
         }
     }
     content.manifests.push((descriptor.clone(), Bytes::from(bytes)));

@@ -1,9 +1,11 @@
 //! `du`, `prune` and the budget: what is counted, what goes and what stays.
 
 use std::path::Path;
+use std::sync::Once;
 
 use serde_json::Value;
 
+use crate::faulty_registry::FaultyRegistry;
 use crate::needs::{self, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, run, scratch, write};
 
@@ -116,6 +118,31 @@ fn prune_removes_what_no_image_is_made_of() {
     let step = rebuilt.step("> /big");
     assert!(!step.cached && step.lines[0] == "not cached: no record: pruned", "{rebuilt}");
     assert_eq!(rbuild.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn what_is_being_pushed_stays_until_it_is() {
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "text\n")]);
+    rbuild.command().args(["build", "-t", "sample:v1"]).arg(context.path()).succeeds();
+    let (root, once) = (rbuild.root.clone(), Once::new());
+    // Before the first question to the registry is answered, the image is gone.
+    let registry = FaultyRegistry::start(move |_| {
+        once.call_once(|| {
+            let other = Rbuild::at(&root);
+            let names =
+                other.command().arg("images").args(["--format", "{{.Repository}}:{{.Tag}}"]);
+            let names = names.succeeds().stdout;
+            other.command().arg("rmi").args(names.lines()).succeeds();
+            other.command().args(["prune", "--all", "--force"]).succeeds();
+        });
+        None
+    });
+    let name = format!("{}/sample:v1", registry.host);
+    rbuild.command().args(["tag", "sample:v1", &name]).succeeds();
+    rbuild.command().args(["push", &name]).succeeds();
+    assert_eq!(rbuild.command().args(["images", "-q"]).succeeds().stdout, "");
+    rbuild.command().args(["pull", &name]).succeeds();
 }
 
 #[test]
