@@ -129,6 +129,9 @@ pub enum ExportError {
 impl ExportError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
+        if self.is_damage() {
+            return Some("`rbuild cache verify --repair` mends the store; then build again".into());
+        }
         match self {
             Self::Image(
                 ImageError::Source(error) | ImageError::Unpack(UnpackError::Source(error)),
@@ -144,6 +147,24 @@ impl ExportError {
                 None
             }
         }
+    }
+
+    /// Whether a blob of the store is not what it was.
+    pub fn is_damage(&self) -> bool {
+        let error = match self {
+            Self::Store(error) | Self::Image(ImageError::Store(error)) => Some(error),
+            Self::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
+            _ => None,
+        };
+        matches!(
+            error,
+            Some(
+                StoreError::Digest { .. }
+                    | StoreError::Size { .. }
+                    | StoreError::Missing(_)
+                    | StoreError::NotAFile(_)
+            )
+        )
     }
 }
 

@@ -232,8 +232,8 @@ async fn export(
         }
         Err(error) => {
             task.tell(EventKind::Failed { message: error.to_string() });
-            let hint = error.hint();
-            Err(hint.into_iter().fold(BuildError::failed(&error), BuildError::hint))
+            let told = if error.is_damage() { BuildError::fault } else { BuildError::failed };
+            Err(error.hint().into_iter().fold(told(&error), BuildError::hint))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::archive::{OciArchive, digest_of_tree};
 use crate::figure::figure;
 use crate::needs::{self, lacking};
-use crate::rbuild::{Rbuild, scratch};
+use crate::rbuild::{Rbuild, context, scratch};
 use crate::soak::{Chance, Work, each_or_few};
 
 /// How a file is damaged.
@@ -143,6 +143,24 @@ fn check(work: &Work, expected: &str, position: usize, how: Damage) -> Outcome {
         return Outcome::Wrong(format!("{how:?} of {what} is not mended: {verified}"));
     }
     outcome
+}
+
+#[test]
+fn a_damaged_layer_is_not_exported_and_then_made_anew() {
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "text\n")]);
+    let build = || rbuild.command().args(["build", "-t", "sample:v1"]).arg(context.path());
+    build().succeeds();
+    let layer = fs_err::read_dir(rbuild.root.join("blobs/sha256")).unwrap();
+    let layer = layer.map(|entry| entry.unwrap().path());
+    let layer = layer.filter(|path| fs_err::read(path).unwrap().starts_with(&[0x1f, 0x8b]));
+    damage(&layer.last().unwrap(), Damage::Flip, &mut Chance::new());
+    let tar = out.path().join("image.tar");
+    let failed = build().output("type=oci", &tar).exits(3);
+    failed.assert_stderr_has(&["is damaged", "`rbuild cache verify --repair` mends the store"]);
+    assert!(!tar.exists());
+    build().output("type=oci", &tar).succeeds();
+    OciArchive::open(&tar);
 }
 
 #[test]

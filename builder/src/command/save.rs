@@ -49,7 +49,8 @@ pub(super) fn run(
         }
         Ok(())
     })?;
-    export::save(&archive, &state, &destination).map_err(|error| BuildError::fault(&error))
+    export::save(&archive, &state, &destination)
+        .map_err(|error| error.hint().into_iter().fold(BuildError::fault(&error), BuildError::hint))
 }
 
 /// Adds what `text` names; returns the configs and layers that it needs.
