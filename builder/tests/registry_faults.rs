@@ -115,7 +115,7 @@ async fn passing_faults_of_a_pull_are_borne_and_endless_ones_end() {
         Box::pin(borne("blobs are cut late", whole(), first_blob(Reply::CutAfter(65_000)))),
         Box::pin(borne("flipped", whole(), first(Reply::Flipped))),
         Box::pin(refused("429", "429", |_| Some(status(429)))),
-        Box::pin(refused("a day", "it asks to wait 86400 seconds", day)),
+        Box::pin(refused("a day", "it asks to wait 86400 s", day)),
         Box::pin(refused("500", "500", |_| Some(status(500)))),
         Box::pin(refused("503", "503", |_| Some(status(503)))),
         Box::pin(refused("silence", "no answer within", |_| Some(Reply::Silence))),

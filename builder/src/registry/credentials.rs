@@ -262,9 +262,7 @@ impl Credentials {
         };
         let output = tokio::time::timeout(self.helper_patience, talk)
             .await
-            .map_err(|_| {
-                failed(format!("no answer within {} seconds", self.helper_patience.as_secs()))
-            })?
+            .map_err(|_| failed(format!("no answer within {} s", self.helper_patience.as_secs())))?
             .map_err(|e| failed(e.to_string()))?;
         if output.status.success() {
             return Ok(output.stdout);

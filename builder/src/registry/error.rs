@@ -48,7 +48,7 @@ pub enum Cause {
     #[error("TLS: {0}")]
     Handshake(String),
     /// Nothing came for a while.
-    #[error("no answer within {} seconds", .0.as_secs().max(1))]
+    #[error("no answer within {} s", .0.as_secs().max(1))]
     Stalled(Duration),
     /// It has no such thing.
     #[error("{0} was not found")]
@@ -70,7 +70,7 @@ pub enum Cause {
         detail: String,
     },
     /// It asks to come back later than rbuild waits.
-    #[error("too many requests; it asks to wait {} seconds", .0.as_secs())]
+    #[error("too many requests; it asks to wait {} s", .0.as_secs())]
     Later(Duration),
     /// It answered with a status that says no.
     #[error("{status}{}", if .detail.is_empty() { String::new() } else { format!(": {}", .detail) })]
