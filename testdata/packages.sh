@@ -13,7 +13,7 @@ declare -A package=(
   [newuidmap]=uidmap [pasta]=passt [slirp4netns]=slirp4netns [ssh-agent]=openssh-client [strace]=strace
   [qemu-system-x86_64]="qemu-system-x86 seabios ipxe-qemu" [mkfs.ext4]=e2fsprogs [modprobe]=kmod [cpio]=cpio
   [qemu-system-aarch64]="qemu-system-arm ipxe-qemu" [aarch64-linux-gnu-gcc]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
-  [faketime]=faketime
+  [faketime]=faketime [mksquashfs]=squashfs-tools
 )
 
 has() { PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin command -v "$1" >/dev/null; }

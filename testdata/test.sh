@@ -6,6 +6,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 testdata/packages.sh cargo cc python3 git openssl busybox mmdebstrap docker-registry skopeo umoci \
-  podman dockerd containerd ctr curl runc setpriv newuidmap pasta slirp4netns ssh-agent strace faketime
+  podman dockerd containerd ctr curl runc setpriv newuidmap pasta slirp4netns ssh-agent strace faketime mksquashfs
 export PATH=$PATH:$HOME/.cargo/bin
 exec cargo test --workspace --no-fail-fast "$@"

@@ -1,8 +1,10 @@
 //! What a second build runs again, and what it does not.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::needs::{self, lacking};
+use crate::needs::{self, Need, lacking};
 use crate::rbuild::{Outcome, Rbuild, context, scratch, write};
 
 /// Runs of two stages: the first makes `/out` from `source`, the second takes `/out` alone.
@@ -249,4 +251,39 @@ fn a_step_sees_of_the_context_what_its_key_says() {
     assert_eq!(read(), "new");
     write(reader.path().join("text"), "old");
     assert_eq!(read(), "old");
+}
+
+/// Something mounted, until this value goes.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn files_of_images_that_are_mounted_one_after_the_other_are_told_apart() {
+    let programs = [Need::Root, Need::Program("mksquashfs"), Need::Program("mount")];
+    if lacking(&programs) {
+        return;
+    }
+    let (rbuild, place, images) = (Rbuild::new(), scratch(), scratch());
+    for text in ["one", "two"] {
+        let files = context(&[("Dockerfile", "FROM scratch\nCOPY text /\n"), ("text", text)]);
+        let image = images.path().join(text);
+        // Names, lengths, and also inodes and times are the same.
+        let options = ["-quiet", "-no-progress", "-all-root", "-all-time", "1000"];
+        let made = Command::new("mksquashfs").arg(files.path()).arg(&image).args(options).output();
+        assert!(made.unwrap().status.success());
+        let mut mount = Command::new("mount");
+        if !mount.args(["-o", "loop"]).arg(&image).arg(place.path()).status().unwrap().success() {
+            // A container without loop devices, or a kernel without squashfs.
+            return;
+        }
+        let _mounted = Mounted(place.path());
+        let out = scratch();
+        rbuild.build(place.path()).output("type=local", out.path()).succeeds();
+        assert_eq!(fs_err::read_to_string(out.path().join("text")).unwrap(), text);
+    }
 }

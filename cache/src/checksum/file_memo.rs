@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fs_err as fs;
 use rayon::prelude::*;
+use rustix::fs::{FsWord, fstatfs};
 
 use super::ChecksumError;
 use crate::digest::{Digest, Hasher};
@@ -73,6 +74,8 @@ impl Version {
 /// a file changed twice within one tick looks the same both times. So, like git ("racy git"), what
 /// was hashed too soon after the last change is not remembered. Which time it is, a new file in the
 /// memo's own folder tells: it is the same clock.
+///
+/// Nor is remembered what lies where times of change mean nothing ([`keeps_times_of_change`]).
 ///
 /// The memo is no more than a help: a missing, damaged or foreign file counts as empty.
 #[derive(Debug, Default)]
@@ -139,7 +142,9 @@ impl FileMemo {
             if view.may_change() && !after.is_same_version(&before) {
                 continue;
             }
-            if begun.is_some_and(|begun| is_settled(&after, begun)) {
+            if begun.is_some_and(|begun| is_settled(&after, begun))
+                && fstatfs(&file).is_ok_and(|about| keeps_times_of_change(about.f_type))
+            {
                 lock().insert(Version::of(&after), digest);
             }
             let (uid, gid) = (entry.metadata().uid, entry.metadata().gid);
@@ -212,6 +217,26 @@ impl FileMemos {
             .or_insert_with_key(|file| Arc::new(FileMemo::open(file.clone(), self.aside.clone())));
         Arc::clone(memo)
     }
+}
+
+/// Whether files of a file system of the type `magic` have a time of change of their own. Whoever makes
+/// an image for mounting can give all its files one time, so that those of two images, mounted one
+/// after the other, differ in nothing but their bytes. FAT calls the time of writing that.
+fn keeps_times_of_change(magic: FsWord) -> bool {
+    // The kernel's numbers (linux/magic.h) are 32 bits wide; the field's width depends on the
+    // architecture.
+    let magic = u32::try_from(magic & 0xffff_ffff).unwrap_or_default();
+    !matches!(
+        magic,
+        0x7371_7368 // squashfs
+            | 0xE0F5_E1E2 // EROFS
+            | 0x9660 // ISO 9660
+            | 0x1501_3346 // UDF
+            | 0x28CD_3D45 // cramfs
+            | 0x7275 // romfs
+            | 0x4D44 // FAT
+            | 0x2011_BAB0 // exFAT
+    )
 }
 
 /// Whether `metadata` changed so long before `begun` that a later change cannot look the same.
@@ -397,6 +422,15 @@ mod tests {
         check(at(100, 0), at(102, 60_000_000), false);
         check(at(100, 0), at(104, 0), true);
         check(at(200, 1), at(100, 0), false);
+    }
+
+    #[test]
+    fn times_are_trusted_where_the_kernel_keeps_them() {
+        let check = |magic, expected| assert_eq!(keeps_times_of_change(magic), expected);
+        check(0xEF53, true); // ext4
+        check(0x0102_1994, true); // tmpfs
+        check(0x7371_7368, false);
+        check(0x4D44, false);
     }
 
     #[test]
