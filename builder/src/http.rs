@@ -17,8 +17,7 @@ use rbuild_solver::http_source::{Fetched, HttpSource, HttpSourceError, Validator
 use rbuild_solver::progress::Task;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED,
-    RANGE,
+    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -92,7 +91,7 @@ impl HttpFiles {
         let headers = download.request_headers(known);
         let mut response = self.get(url, &headers, patience).await?;
         match response.status() {
-            StatusCode::NOT_MODIFIED if known.is_some() => {
+            StatusCode::NOT_MODIFIED if known.is_some_and(|known| known.etag.is_some()) => {
                 return Ok(Answer::Done(Fetched::NotModified));
             }
             StatusCode::PARTIAL_CONTENT if download.continues(&response) => {}
@@ -251,7 +250,6 @@ impl Download {
             _ => {
                 let known = known.cloned().unwrap_or_default();
                 known.etag.iter().for_each(|etag| set(IF_NONE_MATCH, etag));
-                known.last_modified.iter().for_each(|date| set(IF_MODIFIED_SINCE, date));
             }
         }
         headers
@@ -276,9 +274,9 @@ impl Download {
         if self.length.is_some_and(|length| length > self.largest.value) {
             return Err(Cause::Limit(self.largest));
         }
-        self.validators = Validators { etag: text(ETAG), last_modified: text(LAST_MODIFIED) };
+        self.validators = Validators { etag: text(ETAG) };
         self.filename = text(CONTENT_DISPOSITION).and_then(|value| filename(&value));
-        self.modified = self.validators.last_modified.as_deref().and_then(seconds);
+        self.modified = text(LAST_MODIFIED).as_deref().and_then(seconds);
         let path = self.destination.clone();
         self.sink = Some(Sink::start(move || {
             Ok(HashedFile { file: File::create(&path)?, hasher: Hasher::new() })

@@ -1,6 +1,8 @@
 //! `ADD https://…` by itself: what a server may do to us, and what we spare it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rbuild::http::HttpFiles;
@@ -51,10 +53,7 @@ async fn a_file_with_what_the_server_says_of_it() {
     });
     let url = format!("http://{}/file", server.host);
     let (fetched, bytes) = fetch(&url, None).await.unwrap();
-    let validators = Validators {
-        etag: Some("\"one\"".into()),
-        last_modified: Some("Sat, 21 Nov 2026 12:00:00 GMT".into()),
-    };
+    let validators = Validators { etag: Some("\"one\"".into()) };
     let expected = Fetched::Body {
         filename: Some("named.txt".into()),
         modified: Some(1_795_262_400),
@@ -64,6 +63,35 @@ async fn a_file_with_what_the_server_says_of_it() {
     };
     assert_eq!((fetched, bytes.as_deref()), (expected, Some(&b"hello"[..])));
     assert_eq!(fetch(&url, Some(&validators)).await.unwrap(), (Fetched::NotModified, None));
+}
+
+/// As `python3 -m http.server` and others are: they have times, and no tags.
+#[test]
+fn an_older_file_in_its_place_is_noticed() {
+    if lacking(&[Need::Root]) {
+        return;
+    }
+    let rolled_back = Arc::new(AtomicBool::new(false));
+    let is_old = Arc::clone(&rolled_back);
+    let server = FaultyRegistry::start(move |asked| {
+        // No file is newer than what was there.
+        Some(match (asked.headers.contains_key("if-modified-since"), is_old.load(Relaxed)) {
+            (true, _) => status(304),
+            (_, false) => answer(&[("last-modified", "Sat, 21 Nov 2026 12:00:00 GMT")], b"new"),
+            (_, true) => answer(&[("last-modified", "Fri, 20 Nov 2026 12:00:00 GMT")], b"old"),
+        })
+    });
+    let (rbuild, dockerfile) =
+        (Rbuild::new(), format!("FROM scratch\nADD http://{}/f /\n", server.host));
+    let context = context(&[("Dockerfile", &dockerfile)]);
+    let build = || {
+        let out = scratch();
+        rbuild.build(&context).output("type=local", out.path()).succeeds();
+        fs_err::read_to_string(out.path().join("f")).unwrap()
+    };
+    assert_eq!([build(), build()], ["new", "new"]);
+    rolled_back.store(true, Relaxed);
+    assert_eq!(build(), "old");
 }
 
 #[tokio::test(flavor = "multi_thread")]

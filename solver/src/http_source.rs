@@ -8,12 +8,13 @@ use rbuild_cache::digest::Digest;
 use crate::progress::Task;
 
 /// What an earlier answer said of itself; sent along, it saves fetching the same bytes again.
+///
+/// Its time is none of that: who asks whether a file was changed since then is told that it was not
+/// when an older file took its place, or another one in the same second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// The `ETag` header.
     pub etag: Option<String>,
-    /// The `Last-Modified` header, as it was sent.
-    pub last_modified: Option<String>,
 }
 
 /// What a server answered.

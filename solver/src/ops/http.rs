@@ -51,7 +51,6 @@ pub enum HttpError {
 #[derive(Clone, Serialize, Deserialize)]
 struct Memo {
     etag: Option<String>,
-    last_modified: Option<String>,
     digest: Digest,
     modified: Option<i64>,
 }
@@ -94,12 +93,7 @@ impl Worker {
                 if let Some(expected) = op.checksum.filter(|expected| *expected != digest) {
                     return Err(HttpError::Checksum { found: digest, expected }.into());
                 }
-                let memo = Memo {
-                    etag: validators.etag,
-                    last_modified: validators.last_modified,
-                    digest,
-                    modified,
-                };
+                let memo = Memo { etag: validators.etag, digest, modified };
                 let _ = work.revision.set(digest.to_string());
                 let is_same = known.is_some_and(|known| known.memo.digest == digest);
                 if is_same {
@@ -139,7 +133,7 @@ impl Worker {
         }
     }
 
-    /// What came of the file that `memo` is of, if the server can be asked about it.
+    /// What came of the file that `memo` is of, if it is one that is wanted.
     async fn with_result(
         &self,
         work: &Work<'_>,
@@ -147,13 +141,12 @@ impl Worker {
         memo: Memo,
     ) -> Result<Option<Remembered>, Cause> {
         let wanted = op.checksum.is_none_or(|checksum| checksum == memo.digest);
-        if !wanted || (memo.etag.is_none() && memo.last_modified.is_none()) {
+        if !wanted {
             return Ok(None);
         }
         let key = file_key(op, memo.digest, memo.modified);
         let layer = self.known(work, &key).await?;
-        let validators =
-            Validators { etag: memo.etag.clone(), last_modified: memo.last_modified.clone() };
+        let validators = Validators { etag: memo.etag.clone() };
         Ok(layer.map(|layer| Remembered { validators, memo, key, layer }))
     }
 
