@@ -150,7 +150,19 @@ fn of_ops(old: &Value, new: &Value, arguments: &Names) -> Vec<Difference> {
             _ if before == now => {}
             "args" => found.push(Difference::Command { before: words(before), now: words(now) }),
             "env" => add_variables(before, now, arguments, &mut found),
-            _ => found.push(part(name, before, now)),
+            _ => {
+                let known = found.len();
+                add_parts(name, before, now, &mut found);
+                let whole = name.replace('_', " ");
+                for difference in &mut found[known..] {
+                    if let Difference::Part { name, .. } = difference
+                        && *name != whole
+                    {
+                        // `mount id`: there are many ids.
+                        *name = format!("{} {name}", whole.trim_end_matches('s'));
+                    }
+                }
+            }
         }
     }
     // A variable changes the command too where progress shows it expanded; here the shell does that.
@@ -162,6 +174,8 @@ fn of_ops(old: &Value, new: &Value, arguments: &Names) -> Vec<Difference> {
 fn add_parts(name: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
     match (old, new) {
         _ if old == new => {}
+        // People write these in one word.
+        _ if matches!(name, "mode" | "owner") => found.push(part(name, old, new)),
         (Value::Object(before), Value::Object(now)) => {
             let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
             for name in names {
@@ -178,12 +192,55 @@ fn add_parts(name: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) 
                 add_parts(name, before, now, found);
             }
         }
+        (Value::Array(before), Value::Array(now))
+            if before.iter().chain(now).any(Value::is_object) =>
+        {
+            let without = |all: &[Value], others: &[Value]| -> Value {
+                let left = all.iter().filter(|item| !others.contains(item)).cloned();
+                let left: Vec<Value> = left.collect();
+                if left.is_empty() { Value::Null } else { Value::Array(left) }
+            };
+            found.push(part(name, &without(before, now), &without(now, before)));
+        }
         _ => found.push(part(name, old, new)),
     }
 }
 
 fn part(name: &str, before: &Value, now: &Value) -> Difference {
+    let words = match name {
+        "mode" => mode,
+        "owner" => owner,
+        _ => words,
+    };
     Difference::Part { name: name.replace('_', " "), before: words(before), now: words(now) }
+}
+
+/// A mode as people write it: a number of an op, or a [`ModeChange`](crate::graph::ModeChange).
+fn mode(value: &Value) -> String {
+    match value.get("octal").unwrap_or(value).as_u64() {
+        Some(number) => format!("{number:04o}"),
+        None => words(value.get("symbolic").unwrap_or(value)),
+    }
+}
+
+/// An [`Owner`](crate::graph::Owner) as people write it: `user:group`.
+fn owner(value: &Value) -> String {
+    let name = |of: &str| {
+        let name = value.get(of).filter(|name| !name.is_null())?;
+        Some(words(name.get("id").or_else(|| name.get("name")).unwrap_or(name)))
+    };
+    match (name("user"), name("group")) {
+        (Some(user), Some(group)) => format!("{user}:{group}"),
+        (Some(user), None) => user,
+        _ => words(value),
+    }
+}
+
+/// The text that `items` are the bytes of, if they are bytes.
+fn text(items: &[Value]) -> Option<String> {
+    let byte = |item: &Value| item.as_u64().and_then(|number| u8::try_from(number).ok());
+    let bytes: Vec<u8> = items.iter().map(byte).collect::<Option<_>>()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn words(value: &Value) -> String {
@@ -198,6 +255,8 @@ fn words(value: &Value) -> String {
                 texts => texts.join(" "),
             }
         }
+        // Bytes of a file that the Dockerfile holds.
+        Value::Array(items) => text(items).unwrap_or_else(|| value.to_string()),
         other => other.to_string(),
     }
 }
@@ -249,14 +308,16 @@ impl std::fmt::Display for Difference {
         match self {
             Self::Command { .. } => f.write_str("command changed"),
             Self::Variable { name, before: Some(before), now: Some(now) } => {
-                write!(f, "{name} {} → {}", cut(before), cut(now))
+                let [before, now] = apart(before, now);
+                write!(f, "{name} {before} → {now}")
             }
             Self::Variable { name, before: None, now } => {
                 write!(f, "{name} is new: {}", cut(now.as_deref().unwrap_or_default()))
             }
             Self::Variable { name, now: None, .. } => write!(f, "{name} is gone"),
             Self::Part { name, before, now } => {
-                write!(f, "{name} changed: {} → {}", cut(before), cut(now))
+                let [before, now] = apart(before, now);
+                write!(f, "{name} changed: {before} → {now}")
             }
             Self::Image { name, now, .. } => {
                 let end = now.len().min("sha256:".len() + 12);
@@ -269,6 +330,31 @@ impl std::fmt::Display for Difference {
             Self::Content { name } => write!(f, "what it reads of `{}` changed", cut(name)),
         }
     }
+}
+
+/// So much of two values is shown before the place where they begin to differ.
+const BEFORE: usize = 10;
+
+/// The beginnings of two values; where those are the same, what they are from where they differ.
+fn apart(before: &str, now: &str) -> [String; 2] {
+    let shown = [cut(before), cut(now)];
+    if shown[0] != shown[1] {
+        return shown;
+    }
+    let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b).count();
+    // A line is shown from its beginning.
+    let line: usize = before
+        .split_inclusive('\n')
+        .map(|line| line.chars().count())
+        .scan(0, |at, length| {
+            *at += length;
+            Some(*at)
+        })
+        .take_while(|end| *end <= same)
+        .last()
+        .unwrap_or(0);
+    let from = line.max(same.saturating_sub(BEFORE));
+    [before, now].map(|text| format!("…{}", cut(&text.chars().skip(from).collect::<String>())))
 }
 
 /// The beginning of a long value.
@@ -319,11 +405,48 @@ mod tests {
     }
 
     #[test]
+    fn long_values_are_shown_where_they_differ() {
+        let check = |before: &str, now: &str, expected: [&str; 2]| {
+            assert_eq!(apart(before, now), expected);
+        };
+        let path = "https://downloads.example.org/releases/linux/";
+        let url = |version: &str| format!("{path}{version}.tar.gz");
+        check(&url("1.2"), &url("1.3"), ["…s/linux/1.2.tar.gz", "…s/linux/1.3.tar.gz"]);
+        check("one\ntwo\n", "one\nthree\n", ["…two…", "…three…"]);
+        check("one\n", "one\ntwo", ["…", "…two"]);
+        check("é1\n2", "é1\n3", ["…2", "…3"]);
+    }
+
+    #[test]
+    fn mounts() {
+        let cache = |id: &str| json!({"target": "/c", "source": {"cache": {"id": id, "mode": 493}}, "read_only": false});
+        let secret = || json!({"target": "/s", "source": {"secret": {"id": "s"}}});
+        let run =
+            |mounts: Vec<Value>| evidence(json!({"run": {"args": ["x"], "mounts": mounts}}), &[]);
+        let old = run(vec![cache("/a"), secret()]);
+        check(&old, &run(vec![cache("/b"), secret()]), "mount id changed: /a → /b");
+        check(
+            &old,
+            &run(vec![cache("/a")]),
+            "mounts changed: [{\"target\":\"/s\",\"source\":{\"secret\":{\"id\"… → nothing",
+        );
+    }
+
+    #[test]
     fn instructions() {
         let copy = |to: &str, mode: u32| json!({"file": {"actions": [{"copy": {"destination": to, "mode": {"octal": mode}}}]}});
         let old = evidence(copy("/a", 7), &[]);
         check(&old, &evidence(copy("/b", 7), &[]), "destination changed: /a → /b");
-        check(&old, &evidence(copy("/a", 5), &[]), "octal changed: 7 → 5");
+        check(&old, &evidence(copy("/a", 0o644), &[]), "mode changed: 0007 → 0644");
+        let part = |name: &str, before: Value, now: Value| part(name, &before, &now).to_string();
+        let symbolic = json!({"symbolic": "u+x"});
+        assert_eq!(part("mode", Value::Null, symbolic), "mode changed: nothing → u+x");
+        let owner = |group: Value| json!({"user": {"id": 1}, "group": group});
+        assert_eq!(
+            part("owner", owner(Value::Null), owner(json!({"name": "g"}))),
+            "owner changed: 1 → 1:g"
+        );
+        assert_eq!(part("data", json!([97, 10]), json!([98, 10])), "data changed: a… → b…");
     }
 
     #[test]
