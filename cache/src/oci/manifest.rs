@@ -117,10 +117,14 @@ pub struct Descriptor {
     /// Its length in bytes.
     pub size: u64,
     /// Where else it may be fetched from.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Arbitrary metadata.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// For which platform the image in it is; only in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,7 +169,11 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Vec<Descriptor>,
     /// Arbitrary metadata.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -182,14 +190,18 @@ pub struct Index {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub manifests: Vec<Descriptor>,
     /// Arbitrary metadata.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Reads a list in whose place Go's encoder wrote `null`.
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+/// Reads a list or map in whose place `null` stands, as Go's encoder writes it and its decoder reads it.
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
-) -> Result<Vec<Descriptor>, D::Error> {
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -213,5 +225,16 @@ mod tests {
         let json = serde_json::json!({"schemaVersion": 2, "config": config, "layers": null});
         let manifest: Manifest = serde_json::from_value(json).unwrap();
         assert!(manifest.layers.is_empty());
+    }
+
+    #[test]
+    fn reads_null_annotations() {
+        let config = Descriptor::of(MediaType::OciConfig, b"{}");
+        let mut json = serde_json::to_value(&config).unwrap();
+        json["annotations"] = serde_json::Value::Null;
+        json["urls"] = serde_json::Value::Null;
+        let json = serde_json::json!({"schemaVersion": 2, "config": json, "annotations": null});
+        let manifest: Manifest = serde_json::from_value(json).unwrap();
+        assert_eq!((manifest.config, manifest.annotations), (config, BTreeMap::new()));
     }
 }
