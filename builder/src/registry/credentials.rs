@@ -64,16 +64,23 @@ pub enum CredentialsError {
     NoHome,
 }
 
-/// What of `config.json` and `auth.json` is read here.
+/// What of `config.json` and `auth.json` is read here; docker takes `null` for any of it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigFile {
-    #[serde(default)]
-    auths: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
+    auths: Option<BTreeMap<String, serde_json::Value>>,
     creds_store: Option<String>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, String>>,
+}
+
+impl ConfigFile {
+    fn entry(&self, key: &str) -> Option<&serde_json::Value> {
+        self.auths.as_ref()?.get(key)
+    }
+
+    fn helper(&self, key: &str) -> Option<&String> {
+        self.cred_helpers.as_ref()?.get(key)
+    }
 }
 
 /// What helpers print and read (docker-credential-helpers, `credentials/credentials.go`).
@@ -129,7 +136,7 @@ impl Credentials {
         repository: &str,
     ) -> Result<Option<Credential>, CredentialsError> {
         for key in keys(host, "") {
-            if let Some(helper) = file.cred_helpers.get(&key) {
+            if let Some(helper) = file.helper(&key) {
                 return self.ask_helper(helper, &key).await;
             }
         }
@@ -188,7 +195,7 @@ impl Credentials {
     pub async fn erase(&self, host: &str) -> Result<bool, CredentialsError> {
         let path = self.docker.as_ref().ok_or(CredentialsError::NoHome)?;
         let Some(file) = read(path)? else { return Ok(false) };
-        let known = keys(host, "").iter().any(|key| file.auths.contains_key(key));
+        let known = keys(host, "").iter().any(|key| file.entry(key).is_some());
         let mut erased = known;
         if let Some(helper) = helper_for(&file, host) {
             let key = keys(host, "").swap_remove(0);
@@ -273,7 +280,7 @@ impl Credentials {
 }
 
 fn helper_for(file: &ConfigFile, host: &str) -> Option<String> {
-    let own = keys(host, "").into_iter().find_map(|key| file.cred_helpers.get(&key).cloned());
+    let own = keys(host, "").into_iter().find_map(|key| file.helper(&key).cloned());
     own.or_else(|| file.creds_store.clone()).filter(|helper| !helper.is_empty())
 }
 
@@ -308,7 +315,7 @@ fn decode(
     file: &ConfigFile,
     key: &str,
 ) -> Result<Option<Credential>, CredentialsError> {
-    let Some(entry) = file.auths.get(key) else { return Ok(None) };
+    let Some(entry) = file.entry(key) else { return Ok(None) };
     let only = serde_json::json!({ "auths": { key: entry } }).to_string();
     match get_credential_from_reader(only.as_bytes(), key) {
         Ok(DockerCredential::IdentityToken(token)) if token.is_empty() => Ok(None),
@@ -353,7 +360,10 @@ fn edit(
         reason: "it is not an object with an object `auths`".to_owned(),
     };
     let object = whole.as_object_mut().ok_or_else(wrong)?;
-    let auths = object.entry("auths").or_insert_with(|| serde_json::json!({}));
+    let auths = object.entry("auths").or_insert(serde_json::Value::Null);
+    if auths.is_null() {
+        *auths = serde_json::json!({});
+    }
     change(auths.as_object_mut().ok_or_else(wrong)?);
 
     // A link (to a dotfiles folder) stays a link.
@@ -442,6 +452,16 @@ mod tests {
         let text = fs_err::read_to_string(&path).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json, serde_json::json!({"psFormat": "x", "auths": {"z": {}}}));
+    }
+
+    #[tokio::test]
+    async fn null_is_nothing() {
+        let text = r#"{"auths": null, "credHelpers": null, "credsStore": null}"#;
+        let (_folder, credentials) = credentials(text);
+        assert_eq!(credentials.find("a", "x").await.unwrap(), None);
+        assert!(!credentials.erase("a").await.unwrap());
+        credentials.store("a", &password("me", "secret")).await.unwrap();
+        assert_eq!(credentials.find("a", "x").await.unwrap(), Some(password("me", "secret")));
     }
 
     #[tokio::test]
