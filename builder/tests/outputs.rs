@@ -139,6 +139,17 @@ fn a_tar_goes_to_stdout_alone() {
     assert_eq!(tar_files(&output.stdout[..])["work/file"], b"text\n");
 }
 
+/// The ID that `-q` prints elsewhere would be part of the archive.
+#[test]
+fn a_quiet_archive_on_stdout_is_nothing_but_an_archive() {
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "text\n")]);
+    let tar = |flags: &[&str]| rbuild.build(&context).args(flags).succeeds().stdout;
+    let quiet = tar(&["-q", "-o", "-"]);
+    assert!(quiet.contains("text\n"), "{quiet}");
+    assert_eq!(quiet, tar(&["-o", "-"]));
+}
+
 #[test]
 fn a_folder_gets_the_file_system() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -12,7 +12,7 @@ use crate::error::{BuildError, ErrorKind, Problem};
 use crate::metadata;
 use crate::progress::{self, harmless};
 use crate::progress::{Display, End};
-use crate::request::{BuildRequest, Call, Environment, ProgressMode};
+use crate::request::{BuildRequest, Call, Destination, Environment, OutputSpec, ProgressMode};
 use crate::{Outcome, StageSize};
 
 /// Builds.
@@ -108,10 +108,11 @@ fn note(request: &BuildRequest, text: &str) {
     }
 }
 
-/// Shows warnings, and with `--quiet` the image's ID.
+/// Shows warnings, and with `--quiet` the image's ID, unless stdout is an archive.
 fn show_result(request: &BuildRequest, built: &Outcome) -> Result<(), BuildError> {
+    let is_archive = |output: &OutputSpec| output.destination == Some(Destination::Stdout);
     if request.settings.progress == ProgressMode::Quiet {
-        return match built.image_id() {
+        return match built.image_id().filter(|_| !request.outputs.iter().any(is_archive)) {
             Some(id) => print(&format!("{id}\n")),
             None => Ok(()),
         };
