@@ -108,6 +108,12 @@ impl BuildError {
         Self { kind: ErrorKind::Interrupted(signal), problems: Vec::new() }
     }
 
+    /// All of `errors`, if there are any, as one of the first one's kind.
+    pub fn all(errors: Vec<Self>) -> Result<(), Self> {
+        let Some(kind) = errors.first().map(|error| error.kind) else { return Ok(()) };
+        Err(Self { kind, problems: errors.into_iter().flat_map(|error| error.problems).collect() })
+    }
+
     /// The Dockerfile cannot be built; all that is wrong with it.
     pub fn dockerfile(diagnostics: &[Diagnostic], source: &Source) -> Self {
         let problems = diagnostics.iter().map(|one| Problem::diagnostic(one, source)).collect();

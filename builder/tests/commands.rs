@@ -89,6 +89,18 @@ fn lists_have_dockers_columns_filters_and_templates() {
 }
 
 #[test]
+fn images_that_are_there_are_inspected_beside_one_that_is_not() {
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    rbuild.build(&context).args(["-t", "one:v1", "-t", "two:v1"]).succeeds();
+    let inspect = ["inspect", "-f", "{{index .Config.Labels \"a\"}}", "one:v1", "none", "two:v1"];
+    let outcome = rbuild.command().args(inspect).exits(1);
+    assert_eq!(outcome.stdout, "b\nb\n");
+    outcome.assert_stderr_has(&["there is no image `none`"]);
+    assert_eq!(rbuild.command().args(["inspect", "none"]).exits(1).stdout, "[]\n");
+}
+
+#[test]
 fn a_dockerfile_is_checked_without_being_built() {
     let rbuild = Rbuild::new();
     let good = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);

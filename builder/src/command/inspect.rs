@@ -29,16 +29,11 @@ pub(super) fn inspect(
     };
     let state = local_image::open(&settings(global, environment)?)?;
     let wanted = platform(arguments.platform.as_deref())?;
-    let mut objects = Vec::new();
+    let (mut objects, mut errors) = (Vec::new(), Vec::new());
     for text in &arguments.images {
-        let image = local_image::find(&state, text)?;
-        if arguments.provenance {
-            objects.extend(provenance(&state, &image, wanted.as_ref())?);
-            continue;
-        }
-        let names = local_image::names_of(&state, &image)?;
-        for platform in chosen(&image, wanted.as_ref())? {
-            objects.push(object(&image, &names, platform));
+        match shown(&state, text, arguments.provenance, wanted.as_ref()) {
+            Ok(shown) => objects.extend(shown),
+            Err(error) => errors.push(error),
         }
     }
     let text = match (template, &arguments.format) {
@@ -50,7 +45,25 @@ pub(super) fn inspect(
         (None, Some(_)) => format!("{}\n", Value::Array(objects)),
         (None, None) => format!("{:#}\n", Value::Array(objects)),
     };
-    print(&text)
+    // As in docker, those that are there are shown also when another one is not.
+    print(&text)?;
+    BuildError::all(errors)
+}
+
+/// The objects for what `text` names.
+fn shown(
+    state: &StateFolder,
+    text: &str,
+    only_provenance: bool,
+    wanted: Option<&Platform>,
+) -> Result<Vec<Value>, BuildError> {
+    let image = local_image::find(state, text)?;
+    if only_provenance {
+        return provenance(state, &image, wanted);
+    }
+    let names = local_image::names_of(state, &image)?;
+    let platforms = chosen(&image, wanted)?;
+    Ok(platforms.into_iter().map(|platform| object(&image, &names, platform)).collect())
 }
 
 /// What an image's config may leave out, and how Docker's templates show it then (moby,
