@@ -145,3 +145,24 @@ fn what_cannot_be_pushed_or_trusted_is_explained() {
     modes.push(says("a damaged config.json", push(&private), 1, &["config.json"]));
     all_right("bad input, push:", &modes);
 }
+
+#[test]
+fn one_name_that_fails_does_not_keep_the_others_from_being_moved() {
+    let rbuild = Rbuild::new();
+    let good = FaultyRegistry::start(|_| None);
+    let bad = FaultyRegistry::start(|_| Some(status(403)));
+    let names = [good.image("a:v1"), bad.image("b:v1"), good.image("c:v1")];
+    let dockerfile = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let tags = names.iter().flat_map(|name| ["-t", name]);
+    rbuild.build(&dockerfile).args(tags).succeeds();
+
+    let pushed = alone(rbuild.command().arg("push").args(&names)).exits(1);
+    let digest = good.tag("a:v1").unwrap();
+    assert_eq!(good.tag("c:v1"), Some(digest));
+    assert_eq!(pushed.stdout, format!("{}@{digest}\n{}@{digest}\n", names[0], names[2]));
+    pushed.assert_stderr_has(&[&names[1], "access denied"]);
+
+    let exact = format!("{}@{digest}", names[2]);
+    let pulled = alone(rbuild.command().args(["pull", &names[1], &exact])).exits(1);
+    assert_eq!(pulled.stdout, format!("{exact}\n"), "which is a name");
+}

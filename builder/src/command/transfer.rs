@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use rbuild_cache::digest::Digest;
 use rbuild_cache::limits::Limits;
 use rbuild_cache::oci::ImageRef;
 use rbuild_solver::image_source::ImageSourceError;
@@ -28,21 +29,15 @@ pub(super) fn pull(
     let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
     let images = images(&settings, limits(&arguments.limit)?)?;
-    for name in &names {
-        let (name, platform, images) = (name.to_string(), platform.as_ref(), &images);
-        if arguments.all_platforms {
-            let digest = with_progress(&settings, &format!("pull {name}"), async |task| {
-                image_transfer::pull_all(images, &name, &task).await
-            })?;
-            print(&format!("{name}@{digest}\n"))?;
-            continue;
-        }
-        let resolved = with_progress(&settings, &format!("pull {name}"), async |task| {
-            image_transfer::pull(images, &name, platform, &task).await
-        })?;
-        print(&format!("{name}@{}\n", resolved.digest))?;
-    }
-    Ok(())
+    let (images, platform) = (&images, platform.as_ref());
+    for_each(&names, |name| {
+        with_progress(&settings, &format!("pull {name}"), async |task| {
+            if arguments.all_platforms {
+                return image_transfer::pull_all(images, name, &task).await;
+            }
+            Ok(image_transfer::pull(images, name, platform, &task).await?.digest)
+        })
+    })
 }
 
 /// Sends images of the local store to their registries.
@@ -55,14 +50,39 @@ pub(super) fn push(
     let platform = platform(arguments.platform.as_deref())?;
     let names = names(&arguments.images)?;
     let images = images(&settings, Limits::default())?;
-    for name in &names {
-        let (name, images) = (name.to_string(), &images);
-        let (_, digest) = with_progress(&settings, &format!("push {name}"), async |task| {
-            image_transfer::push(images, &name, platform.as_ref(), &task).await
-        })?;
-        print(&format!("{name}@{digest}\n"))?;
+    let images = &images;
+    for_each(&names, |name| {
+        with_progress(&settings, &format!("push {name}"), async |task| {
+            Ok(image_transfer::push(images, name, platform.as_ref(), &task).await?.1)
+        })
+    })
+}
+
+/// Moves the image of each name and prints what the name stands for then. One that fails does not
+/// keep the others from being moved.
+fn for_each(
+    names: &[ImageRef],
+    moved: impl Fn(&str) -> Result<Digest, BuildError>,
+) -> Result<(), BuildError> {
+    let mut errors = Vec::new();
+    for name in names {
+        let name = name.to_string();
+        match moved(&name) {
+            Ok(digest) => {
+                // It may have been asked for by its digest.
+                let name = name.split('@').next().unwrap_or_default();
+                print(&format!("{name}@{digest}\n"))?;
+            }
+            Err(error) => {
+                let is_last = matches!(error.kind, ErrorKind::Interrupted(_));
+                errors.push(error);
+                if is_last {
+                    break;
+                }
+            }
+        }
     }
-    Ok(())
+    BuildError::all(errors)
 }
 
 fn settings(
