@@ -2,7 +2,7 @@
 //!
 //! Manifests and configs are read as the store holds them, each checked against its digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_cache::digest::Digest;
 use rbuild_cache::layout::LayoutError;
@@ -43,6 +43,12 @@ pub enum LocalImageError {
     /// There is none of that name.
     #[error("there is no image `{0}` in the local store")]
     Missing(String),
+    /// Several images have an ID that begins so.
+    #[error("`{0}` is the beginning of several IDs: {list}", list = listed(.1))]
+    Ambiguous(String, Vec<Digest>),
+    /// Its names are in several repositories.
+    #[error("the image `{0}` has names in several repositories: {list}", list = .1.join(", "))]
+    SeveralRepositories(String, Vec<String>),
     /// The name is none.
     #[error(transparent)]
     Name(#[from] ReferenceError),
@@ -75,7 +81,9 @@ pub enum LocalImageError {
 impl From<LocalImageError> for BuildError {
     fn from(error: LocalImageError) -> Self {
         let kind = match &error {
-            LocalImageError::Missing(_) => ErrorKind::Failed,
+            LocalImageError::Missing(_)
+            | LocalImageError::Ambiguous(..)
+            | LocalImageError::SeveralRepositories(..) => ErrorKind::Failed,
             LocalImageError::Name(_) => ErrorKind::Usage,
             LocalImageError::State(_)
             | LocalImageError::Layout(_)
@@ -84,6 +92,10 @@ impl From<LocalImageError> for BuildError {
         };
         let hint = match &error {
             LocalImageError::Missing(_) => Some("`rbuild images` lists them"),
+            LocalImageError::Ambiguous(..) => Some("give more of its digits"),
+            LocalImageError::SeveralRepositories(..) => {
+                Some("name those that are to go, or give `--force` to take all of them")
+            }
             LocalImageError::Blob { .. } | LocalImageError::Document { .. } => {
                 Some("`rbuild rmi` removes it; building or pulling it again makes it whole")
             }
@@ -96,6 +108,10 @@ impl From<LocalImageError> for BuildError {
             None => error,
         }
     }
+}
+
+fn listed(ids: &[Digest]) -> String {
+    ids.iter().map(Digest::short).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens the state folder of `settings`.
@@ -132,28 +148,88 @@ pub fn names_of(state: &StateFolder, image: &LocalImage) -> Result<Vec<ImageRef>
     Ok(same.filter_map(|(name, _)| name.parse().ok()).collect())
 }
 
-/// What `text` names in the store: an image's name, or the beginning (at least four digits) of its
-/// ID or digest.
+/// What `text` stands for in the store: an image's name, its repository with its digest, or the
+/// beginning (at least four digits) of its ID or digest.
 pub fn find(state: &StateFolder, text: &str) -> Result<LocalImage, LocalImageError> {
     let names = names(state)?;
+    let found = meant(state, &names, text)?;
+    let name = &found.names[0];
+    read(state, name, &names[name])
+}
+
+/// The names that a text stands for, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meant {
+    /// The names, sorted: one that was given as such, or all that an image has.
+    pub names: Vec<String>,
+    /// Whether the text was the image's ID.
+    pub by_id: bool,
+}
+
+/// The names among `names` that `text` stands for.
+///
+/// # Errors
+/// Also when it is how the IDs of several images begin.
+pub fn meant(
+    state: &StateFolder,
+    names: &BTreeMap<String, Descriptor>,
+    text: &str,
+) -> Result<Meant, LocalImageError> {
     let parsed: Result<ImageRef, _> = text.parse();
     for name in parsed.iter().map(ToString::to_string).chain([text.to_owned()]) {
-        if let Some(root) = names.get(&name) {
-            return read(state, &name, root);
+        if names.contains_key(&name) {
+            return Ok(Meant { names: vec![name], by_id: false });
+        }
+    }
+    // What `RepoDigests` and `push` show.
+    if let Some((name, digest)) = parsed.iter().find_map(|name| Some((name, name.digest()?))) {
+        let is_meant = |other: &ImageRef| {
+            (other.registry(), other.repository()) == (name.registry(), name.repository())
+                && (name.tag().is_none() || name.tag() == other.tag())
+        };
+        let same = names.iter().filter(|(_, root)| root.digest == digest);
+        let names: Vec<String> = same
+            .filter(|(name, _)| name.parse().is_ok_and(|name| is_meant(&name)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !names.is_empty() {
+            return Ok(Meant { names, by_id: false });
         }
     }
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     if digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        for (name, root) in &names {
-            let image = read(state, name, root)?;
-            if image.id().hex().starts_with(digits) || root.digest.hex().starts_with(digits) {
-                return Ok(image);
-            }
-        }
-        return Err(LocalImageError::Missing(text.to_owned()));
+        return with_id(state, names, text, digits);
     }
     parsed?;
     Err(LocalImageError::Missing(text.to_owned()))
+}
+
+/// All names of the image whose ID or digest begins with `digits`. One that is damaged does not hide
+/// the others.
+fn with_id(
+    state: &StateFolder,
+    names: &BTreeMap<String, Descriptor>,
+    text: &str,
+    digits: &str,
+) -> Result<Meant, LocalImageError> {
+    let (mut found, mut ids, mut damaged) = (Vec::new(), BTreeSet::new(), None);
+    for (name, root) in names {
+        match read(state, name, root) {
+            Ok(image) => {
+                let digests = [image.id(), root.digest];
+                if digests.iter().any(|digest| digest.hex().starts_with(digits)) {
+                    ids.insert(image.id());
+                    found.push(name.clone());
+                }
+            }
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    match (found.is_empty(), ids.len()) {
+        (true, _) => Err(damaged.unwrap_or_else(|| LocalImageError::Missing(text.to_owned()))),
+        (false, 1) => Ok(Meant { names: found, by_id: true }),
+        (false, _) => Err(LocalImageError::Ambiguous(text.to_owned(), ids.into_iter().collect())),
+    }
 }
 
 /// Reads the image `root`, which is called `name`.
@@ -280,5 +356,78 @@ impl LocalPlatform {
     /// When it was made.
     pub fn created(&self) -> Option<jiff::Timestamp> {
         self.config["created"].as_str()?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_cache::oci::MediaType;
+
+    use super::*;
+
+    /// The IDs of these two begin with the same four digits.
+    const FIRST: u32 = 85;
+    const SECOND: u32 = 543;
+
+    /// An image without layers whose config, and so its ID, depends on `number` alone.
+    fn put(state: &StateFolder, names: &[&str], number: u32) -> Descriptor {
+        let stored = |media_type, bytes: &[u8]| {
+            state.blobs().put(bytes).unwrap();
+            Descriptor::of(media_type, bytes)
+        };
+        let config = format!(r#"{{"os":"linux","n":{number}}}"#);
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: None,
+            config: stored(MediaType::OciConfig, config.as_bytes()),
+            layers: Vec::new(),
+            annotations: BTreeMap::new(),
+        };
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let root = stored(MediaType::OciManifest, &manifest);
+        let names: Vec<String> =
+            names.iter().map(|name| name.parse::<ImageRef>().unwrap().to_string()).collect();
+        state.layout().set(&names, &root).unwrap();
+        root
+    }
+
+    #[test]
+    fn what_a_text_stands_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path().join("state")).unwrap();
+        let one = put(&state, &["a:1", "a:2", "h:5000/b:1"], FIRST);
+        put(&state, &["c"], SECOND);
+        let damaged = put(&state, &["damaged"], 0);
+        fs_err::remove_file(state.blobs().path(&damaged.digest)).unwrap();
+        let check = |text: &str, expected: &str| {
+            let names = names(&state).unwrap();
+            let found = match meant(&state, &names, text) {
+                Ok(meant) => {
+                    let names: Vec<_> = meant.names.iter().map(|name| familiar(name)).collect();
+                    format!("{}{}", if meant.by_id { "ID of " } else { "" }, names.join(" "))
+                }
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(found, expected, "{text}");
+        };
+        let digest = one.digest;
+        check("docker.io/library/a:1", "a:1");
+        check(&format!("a@{digest}"), "a:1 a:2");
+        check(&format!("a:2@{digest}"), "a:2");
+        check(&format!("h:5000/b@{digest}"), "h:5000/b:1");
+        check(
+            &format!("c@{digest}"),
+            &format!("there is no image `c@{digest}` in the local store"),
+        );
+        let first = read(&state, "a:1", &one).unwrap().id();
+        for text in [first.to_string(), first.short(), digest.to_string(), digest.short()] {
+            check(&text, "ID of a:1 a:2 h:5000/b:1");
+        }
+        let start = &first.hex()[..4];
+        let second = find(&state, "c").unwrap().id();
+        let mut ids = [first, second];
+        ids.sort();
+        let ids = ids.map(|id| id.short()).join(", ");
+        check(start, &format!("`{start}` is the beginning of several IDs: {ids}"));
     }
 }

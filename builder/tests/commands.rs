@@ -88,6 +88,30 @@ fn lists_have_dockers_columns_filters_and_templates() {
     assert!(table.starts_with("CREATED BY"), "{table}");
 }
 
+/// Removing by an ID that has names elsewhere is what docker and podman ask `--force` for, too.
+#[test]
+fn an_image_of_several_repositories_loses_its_names_by_force_only() {
+    let rbuild = Rbuild::new();
+    let context = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let build = rbuild.command().args(["build", "-q", "-t", "one:v1", "-t", "one:v2", "-t", "two"]);
+    let id = build.arg(context.path()).succeeds().stdout;
+    let id = id.trim();
+    let refused = rbuild.command().args(["rmi", id, "none"]).exits(1);
+    refused.assert_stderr_has(&[
+        "names in several repositories: one:v1, one:v2, two:latest",
+        "`--force`",
+        "there is no image `none`",
+    ]);
+    let run = |arguments: &[&str]| rbuild.command().args(arguments).succeeds().stdout;
+    let digest = run(&["inspect", "-f", "{{index .RepoDigests 1}}", "one:v1"]);
+    assert!(digest.starts_with("two@sha256:"), "{digest}");
+    assert_eq!(run(&["inspect", "-f", "{{.Id}}", digest.trim()]).trim(), id);
+    assert_eq!(run(&["rmi", digest.trim()]), "Untagged: two:latest\n");
+    run(&["tag", "one:v1", "two"]);
+    run(&["rmi", "-f", "none", id]);
+    assert_eq!(run(&["images", "-q"]), "");
+}
+
 #[test]
 fn images_that_are_there_are_inspected_beside_one_that_is_not() {
     let rbuild = Rbuild::new();

@@ -97,10 +97,11 @@ pub struct TagArgs {
 /// `rbuild rmi`
 #[derive(Clone, Debug, Args)]
 pub struct RmiArgs {
-    /// Names, or IDs of images that lose all their names
+    /// Names, or IDs of images that lose all their names; with names in several repositories, only
+    /// with `--force`
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// A name that is not there is no error
+    /// A name that is not there is no error, and an ID takes names in all repositories
     #[arg(short, long)]
     pub force: bool,
 }

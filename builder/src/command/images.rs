@@ -2,14 +2,17 @@
 
 mod filter;
 
+use std::collections::BTreeSet;
+
 use rbuild_cache::oci::ImageRef;
+use rbuild_cache::state::StateFolder;
 use serde_json::{Value, json};
 
 use super::list_format::Listing;
 use super::table::{ago, human_size};
 use super::{lines, print, settings, tell};
 use crate::cli::{GlobalArgs, ImagesArgs, RmiArgs, TagArgs};
-use crate::error::{BuildError, ErrorKind};
+use crate::error::BuildError;
 use crate::local_image::{self, LocalImage, LocalImageError, LocalPlatform};
 use crate::request::{Environment, Settings};
 
@@ -144,31 +147,40 @@ pub(super) fn remove(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let state = local_image::open(&settings(global, environment)?)?;
-    let mut problems = Vec::new();
+    let mut errors = Vec::new();
     for text in &arguments.images {
-        let parsed: Result<ImageRef, _> = text.parse();
-        let name = parsed.map_or_else(|_| text.clone(), |name| name.to_string());
-        let removed = state.layout().remove(&name).map_err(LocalImageError::Layout)?;
-        if removed.is_some() {
-            print(&format!("Untagged: {}\n", local_image::familiar(&name)))?;
-            continue;
-        }
-        // By its ID, an image loses all its names.
-        match local_image::find(&state, text) {
-            Ok(image) => {
-                for (name, root) in local_image::names(&state)? {
-                    if root.digest == image.root.digest {
-                        state.layout().remove(&name).map_err(LocalImageError::Layout)?;
-                        print(&format!("Untagged: {}\n", local_image::familiar(&name)))?;
-                    }
-                }
+        match untag(&state, text, arguments.force) {
+            Ok(names) => {
+                let untagged = |name: &String| format!("Untagged: {}", local_image::familiar(name));
+                print(&lines(names.iter().map(untagged)))?;
             }
-            Err(_) if arguments.force => {}
-            Err(error) => problems.extend(BuildError::from(error).problems),
+            Err(LocalImageError::Missing(_)) if arguments.force => {}
+            Err(error) => errors.push(error.into()),
         }
     }
-    if problems.is_empty() {
-        return Ok(());
+    BuildError::all(errors)
+}
+
+/// Takes the names away that `text` stands for: by its ID, an image loses all, but those in several
+/// repositories only with `force`, as in docker.
+fn untag(state: &StateFolder, text: &str, force: bool) -> Result<Vec<String>, LocalImageError> {
+    let meant = local_image::meant(state, &local_image::names(state)?, text)?;
+    let familiar = meant.names.iter().map(|name| local_image::familiar(name));
+    let repositories: BTreeSet<String> =
+        familiar.map(|name| local_image::repository_and_tag(&name).0).collect();
+    if meant.by_id && repositories.len() > 1 && !force {
+        let names = meant.names.iter().map(|name| local_image::familiar(name)).collect();
+        return Err(LocalImageError::SeveralRepositories(text.to_owned(), names));
     }
-    Err(BuildError { kind: ErrorKind::Failed, problems })
+    let mut removed = Vec::new();
+    for name in meant.names {
+        if state.layout().remove(&name)?.is_some() {
+            removed.push(name);
+        }
+    }
+    if removed.is_empty() {
+        // Somebody else was quicker.
+        return Err(LocalImageError::Missing(text.to_owned()));
+    }
+    Ok(removed)
 }
