@@ -5,7 +5,7 @@ use rbuild_cache::checksum;
 use rbuild_cache::digest::{Digest, Hasher};
 
 use super::mode::Chmod;
-use super::select::{Content, Item};
+use super::select::{Content, Item, Selection};
 use super::{CopyStep, FileError, Origin, Plan, Step, copy};
 
 /// So many of the paths that are copied make a piece that is hashed by itself.
@@ -16,7 +16,7 @@ impl Plan {
     /// modes, owners, bytes; not times.
     pub fn checksum(&self) -> Result<Digest, FileError> {
         let mut hasher = Hasher::new();
-        hasher.field("rbuild file op 2");
+        hasher.field("rbuild file op 3");
         for (_, step) in &self.steps {
             match step {
                 Step::Mkdir { path, mode, parents, owner, time: _ } => {
@@ -71,7 +71,7 @@ impl CopyStep {
                 let piece = |items: &[&Item]| {
                     let mut hasher = Hasher::new();
                     for item in items {
-                        self.add_item(&mut hasher, item);
+                        self.add_item(&mut hasher, item, self.is_left_out(selection, item));
                     }
                     hasher.digest()
                 };
@@ -87,7 +87,20 @@ impl CopyStep {
         }
     }
 
-    fn add_item(&self, hasher: &mut Hasher, item: &Item) {
+    /// Whether `item` is a folder of which nothing but what is in it is copied: the root of a context
+    /// above all, whose mode differs between machines that share results.
+    pub(super) fn is_left_out(&self, selection: &Selection, item: &Item) -> bool {
+        let to_root = selection.name.is_empty() && self.destination == "/";
+        (self.contents || to_root)
+            && item.path().as_os_str().is_empty()
+            && matches!(item.content, Content::Directory)
+    }
+
+    fn add_item(&self, hasher: &mut Hasher, item: &Item, is_left_out: bool) {
+        if is_left_out {
+            hasher.field("content");
+            return;
+        }
         let metadata = copy::effective(self, item.metadata());
         let (content, target) = match &item.content {
             Content::File(digest) => (Some(*digest), None),

@@ -19,7 +19,9 @@ impl Plan {
         let mut paths = Vec::new();
         for (_, step) in &self.steps {
             match step {
-                Step::Copy(CopyStep { from: Origin::Selection(selection), .. }) => {
+                Step::Copy(copy @ CopyStep { from: Origin::Selection(selection), .. }) => {
+                    let read =
+                        |item| if copy.is_left_out(selection, item) { None } else { read(item) };
                     let items = selection.numbered();
                     if items.len() < WORTH_SHARING {
                         paths.extend(items.into_iter().filter_map(read));

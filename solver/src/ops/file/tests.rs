@@ -497,6 +497,11 @@ fn the_checksum_is_of_what_is_read() {
     same((&["d/f=1"], d()), (&["d/f=1@600"], d()), false);
     same((&["d/f=1"], d()), (&["e/f=1"], copy(&["e"], "/x")), true);
     same((&["d/f=1"], d()), (&["d/f=1", "d/e/"], d()), false);
+    // The folder itself is not copied, unless it is a source that is no path of the user's.
+    same((&["d@700", "d/f=1"], d()), (&["d/f=1"], d()), true);
+    same((&["d/e@700", "d/e/f=1"], d()), (&["d/e/f=1"], d()), false);
+    let itself = || CopyAction { wildcards: false, ..d() };
+    same((&["d@700", "d/f=1"], itself()), (&["d/f=1"], itself()), false);
     same((&["f=1"], copy(&["f"], "/x")), (&["g=1"], copy(&["g"], "/x")), false);
     same((&["d/f=1", "d/g=1"], d()), (&["d/f=1", "d/g*d/f"], d()), false);
     let moded = || CopyAction { mode: Some(ModeChange::Octal(0o600)), ..d() };
@@ -563,6 +568,14 @@ fn imports_are_what_was_looked_at() {
         all.checksum().unwrap(),
         import(&place.source(), "/d", &place.state).unwrap().checksum().unwrap()
     );
+    // Contexts are checked out to folders of many kinds.
+    fs::set_permissions(place.context.path(), PermissionsExt::from_mode(0o711)).unwrap();
+    let elsewhere = import(&place.source(), "/", &place.state).unwrap();
+    assert_eq!(all.checksum().unwrap(), elsewhere.checksum().unwrap());
+    assert_eq!(all.reads(), elsewhere.reads());
+    fs::set_permissions(place.context.path().join("d"), PermissionsExt::from_mode(0o711)).unwrap();
+    let elsewhere = import(&place.source(), "/", &place.state).unwrap();
+    assert_ne!(all.checksum().unwrap(), elsewhere.checksum().unwrap());
     fs::write(place.context.path().join("d/f"), "another").unwrap();
     let error = all.commit(&place.state, &Reads::default(), Sharing::Forbidden).unwrap_err();
     assert_eq!(error.to_string(), "`/d/f` changed during the build");
