@@ -366,8 +366,12 @@ fn edit(
     }
     change(auths.as_object_mut().ok_or_else(wrong)?);
 
-    // A link (to a dotfiles folder) stays a link.
-    let target = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // A link (to a dotfiles folder) stays a link, also when nothing is there yet.
+    let target = match (fs_err::canonicalize(path), fs_err::read_link(path)) {
+        (Ok(target), _) => target,
+        (Err(_), Ok(target)) => path.parent().map_or_else(|| target.clone(), |f| f.join(&target)),
+        (Err(_), Err(_)) => path.to_owned(),
+    };
     let folder = target.parent().ok_or(CredentialsError::NoHome)?;
     fs_err::create_dir_all(folder)?;
     let mut file = tempfile::Builder::new().prefix(".config.json").tempfile_in(folder)?;
@@ -452,6 +456,19 @@ mod tests {
         let text = fs_err::read_to_string(&path).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json, serde_json::json!({"psFormat": "x", "auths": {"z": {}}}));
+    }
+
+    #[tokio::test]
+    async fn a_link_stays_a_link() {
+        let (folder, credentials) = credentials("");
+        let path = folder.path().join("config.json");
+        fs_err::remove_file(&path).unwrap();
+        fs_err::os::unix::fs::symlink("dotfiles/docker.json", &path).unwrap();
+        for host in ["a", "b"] {
+            credentials.store(host, &password("me", "secret")).await.unwrap();
+            assert!(fs_err::symlink_metadata(&path).unwrap().is_symlink(), "{host}");
+            assert!(credentials.find(host, "x").await.unwrap().is_some());
+        }
     }
 
     #[tokio::test]
