@@ -156,15 +156,7 @@ impl ExportError {
             Self::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
             _ => None,
         };
-        matches!(
-            error,
-            Some(
-                StoreError::Digest { .. }
-                    | StoreError::Size { .. }
-                    | StoreError::Missing(_)
-                    | StoreError::NotAFile(_)
-            )
-        )
+        error.is_some_and(StoreError::is_damage)
     }
 }
 

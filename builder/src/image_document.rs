@@ -58,6 +58,9 @@ pub enum DocumentError {
         /// What there is, each in backticks.
         found: Vec<String>,
     },
+    /// It is no image, but something else that registries keep: a chart, a signature.
+    #[error("it is not an image, but an artifact of type `{0}`")]
+    Artifact(String),
     /// There is more of it than rbuild takes.
     #[error("{what} has {exceeded}")]
     Limit {
@@ -122,7 +125,12 @@ pub async fn resolve(
     })?;
     let config = source.document(&manifest.config).await?;
     let (found, diff_ids) = read_config(&manifest.config, &config).map_err(|e| of(name, &e))?;
-    let layers = pair(&manifest.layers, &diff_ids).map_err(|e| of(name, &e))?;
+    let layers =
+        pair(&manifest.layers, &diff_ids).map_err(|error| match &manifest.config.media_type {
+            // What a config of another type holds are no layers.
+            MediaType::Other(kind) => of(name, &DocumentError::Artifact(kind.clone())),
+            _ => of(name, &error),
+        })?;
     Ok(ResolvedImage {
         name: name.to_owned(),
         location: location.to_owned(),
@@ -321,11 +329,13 @@ fn pair(layers: &[Descriptor], diff_ids: &[DiffId]) -> Result<Vec<ImageLayer>, D
     Ok(layers.iter().zip(diff_ids).map(layer).collect())
 }
 
-fn of(name: &str, error: &DocumentError) -> ImageSourceError {
+/// What is wrong with the image `name`.
+pub fn of(name: &str, error: &DocumentError) -> ImageSourceError {
     let hint = match error {
         DocumentError::Platform { .. } => Some("`--platform` chooses another".to_owned()),
         DocumentError::Type(_)
         | DocumentError::Syntax { .. }
+        | DocumentError::Artifact(_)
         | DocumentError::Deep
         | DocumentError::Wide
         | DocumentError::Limit { .. }

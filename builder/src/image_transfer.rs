@@ -13,8 +13,9 @@ use rbuild_cache::oci::{Descriptor, ImageRef, Platform};
 use rbuild_solver::image_source::{ImageSourceError, ResolvedImage};
 use rbuild_solver::progress::Task;
 
-use crate::image_document::{self, Document};
+use crate::image_document::{self, Document, DocumentError};
 use crate::image_source::{Images, ResolveMode};
+use crate::local_image::{self, LocalPlatform};
 use crate::registry::push::{BlobSource, Naming, PushContent, Pushed};
 
 /// Brings the image that `name` stands for at its registry here, with all its layers, and makes it
@@ -139,7 +140,7 @@ pub async fn push(
     })?;
     let root = match platform {
         None => root,
-        Some(platform) => for_platform(images, &root, platform)?,
+        Some(platform) => for_platform(images, &image, &root, platform)?,
     };
     let content = content(images, &root)?;
     let source: Arc<dyn BlobSource> = Arc::new(StoredBlobs::new(images.clone(), HashMap::new()));
@@ -147,24 +148,38 @@ pub async fn push(
     Ok((pusher.push(&image, Naming::Tag, &content, &source, task).await?, root.digest))
 }
 
-/// The manifest in `root` that is for `platform`.
+/// The manifest in `root`, which is called `image`, that is for `platform`.
 fn for_platform(
     images: &Images,
+    image: &ImageRef,
     root: &Descriptor,
     platform: &Platform,
 ) -> Result<Descriptor, ImageSourceError> {
+    let wrong = |error| image_document::of(&image.familiar(), &error);
     let mut found = root.clone();
     for _ in 0..=image_document::DEEPEST {
         let bytes = images.state().blobs().read(&found).map_err(plain)?;
         match image_document::parse(&found, &bytes).map_err(plain)? {
-            Document::Manifest(_) => return Ok(found),
+            Document::Manifest(_) => {
+                // An index has chosen by what it says of its images; a manifest alone says nothing.
+                let name = image.to_string();
+                let local = local_image::read(images.state(), &name, &found).map_err(plain)?;
+                let is: Vec<_> = local.platforms.iter().map(LocalPlatform::platform).collect();
+                if found == *root && !is.iter().any(|is| is.serves(platform).is_some()) {
+                    return Err(wrong(DocumentError::Platform {
+                        wanted: Box::new(platform.clone()),
+                        found: is.iter().map(|is| format!("`{is}`")).collect(),
+                    }));
+                }
+                return Ok(found);
+            }
             Document::Index(index) => {
                 let chosen = image_document::choose(&index.manifests, platform);
-                found = chosen.map_err(plain)?.clone();
+                found = chosen.map_err(wrong)?.clone();
             }
         }
     }
-    Err(plain(image_document::DocumentError::Deep))
+    Err(plain(DocumentError::Deep))
 }
 
 /// Everything that the local image `root` consists of. What is here of it stays as long as this process

@@ -1,6 +1,8 @@
 //! Wrong input and wrong answers of registries: each message names the reference, the host, what was
 //! tried and what to do.
 
+use rbuild_cache::digest::Digest;
+
 use crate::faulty_registry::{Asked, FaultyRegistry, Reply, status, with_header};
 use crate::figure::{Mode, all_right};
 use crate::needs::{Need, lacking};
@@ -165,4 +167,46 @@ fn one_name_that_fails_does_not_keep_the_others_from_being_moved() {
     let exact = format!("{}@{digest}", names[2]);
     let pulled = alone(rbuild.command().args(["pull", &names[1], &exact])).exits(1);
     assert_eq!(pulled.stdout, format!("{exact}\n"), "which is a name");
+}
+
+#[test]
+fn an_artifact_is_not_taken_for_an_image() {
+    let rbuild = Rbuild::new();
+    let registry = FaultyRegistry::start(|_| None);
+    registry.put_blob(b"{}");
+    let config = serde_json::json!({
+        "mediaType": "application/vnd.cncf.helm.config.v1+json",
+        "digest": Digest::of("{}"),
+        "size": 2,
+    });
+    let chart = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [config]});
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    registry.put_document("chart:v1", media_type, chart.to_string().as_bytes());
+    let name = registry.image("chart:v1");
+    alone(rbuild.command().args(["pull", &name])).exits(1).assert_stderr_has(&[
+        &name,
+        "not an image, but an artifact of type `application/vnd.cncf.helm.config.v1+json`",
+    ]);
+}
+
+#[test]
+fn a_local_image_that_cannot_be_pushed_is_explained() {
+    let rbuild = Rbuild::new();
+    let registry = FaultyRegistry::start(|_| None);
+    let name = registry.image("app:v1");
+    let files = context(&[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "text\n")]);
+    rbuild.build(&files).args(["-t", &name]).succeeds();
+    let push = |flags: &[&str]| alone(rbuild.command().args(["push", &name]).args(flags)).exits(1);
+    push(&["--platform", "linux/s390x"])
+        .assert_stderr_has(&[&name, "there is no image for `linux/s390x` in it, only for `linux/"]);
+
+    let format = ["inspect", "-f", "{{(index .Layers 0).digest}}", &name];
+    let layer = rbuild.command().args(format).succeeds().stdout;
+    let hex = layer.trim().strip_prefix("sha256:").unwrap();
+    let path = rbuild.root.join("blobs/sha256").join(hex);
+    let mut bytes = fs_err::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs_err::write(&path, bytes).unwrap();
+    push(&[]).assert_stderr_has(&[&name, "is damaged", "`rbuild cache verify --repair`"]);
+    assert_eq!(registry.tag("app:v1"), None);
 }

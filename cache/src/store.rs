@@ -84,6 +84,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a blob is not what it was, or no longer there.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Missing(_) | Self::Digest { .. } | Self::Size { .. } | Self::NotAFile(_) => true,
+            Self::TooLong { .. } | Self::Io(_) => false,
+        }
+    }
+
     /// What went wrong when a [`BlobReader`] was read.
     pub fn of_reading(error: io::Error) -> Self {
         error.downcast().unwrap_or_else(Self::Io)

@@ -142,6 +142,16 @@ impl Cause {
         )
     }
 
+    /// Whether a blob of the store is not what it was; it may have been found out on the way.
+    fn is_damage_here(&self) -> bool {
+        let error = match self {
+            Self::Store(error) => Some(error),
+            Self::Local(error) => error.get_ref().and_then(|error| error.downcast_ref()),
+            _ => None,
+        };
+        error.is_some_and(StoreError::is_damage)
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -165,6 +175,9 @@ impl Cause {
             Self::Damaged { .. } => "a proxy or the registry's disk may be at fault; try again",
             Self::BlobUnknown { .. } => {
                 "it says so of something that was just sent to it: `rbuild push` sends what is missing"
+            }
+            Self::Store(_) | Self::Local(_) if self.is_damage_here() => {
+                "`rbuild cache verify --repair` mends the store; then build or pull the image again"
             }
             Self::Status { .. }
             | Self::Protocol(_)
