@@ -101,7 +101,12 @@ impl Worker {
                 } else {
                     self.miss(work, &[], &[InputDigest::Content(digest)], None);
                 }
-                self.keep_file(work, op, &address, draft, path, memo).await
+                let layer = match self.known(work, &file_key(op, digest, modified)).await? {
+                    // What came is thrown away: a server without tags sends it each time.
+                    Some(layer @ TreeLayer::Snapshot(_)) => layer,
+                    _ => self.commit_file(work, op, draft, path, &memo).await?,
+                };
+                self.keep_file(work, op, &address, layer, memo).await
             }
         }
     }
@@ -156,16 +161,15 @@ impl Worker {
         self.tell_result(StepResult { keys, layer, base: Tree::default(), source })
     }
 
-    /// Commits the file that was fetched to `path`, and remembers what was said of it.
-    async fn keep_file(
+    /// The layer of the file that was fetched to `path`.
+    async fn commit_file(
         &self,
         work: &Work<'_>,
         op: &HttpOp,
-        address: &CacheKey,
         draft: Draft,
         path: PathBuf,
-        memo: Memo,
-    ) -> Result<Tree, Cause> {
+        memo: &Memo,
+    ) -> Result<TreeLayer, Cause> {
         let state = self.surroundings.state.clone();
         let (name, sharing) = (op.filename.clone(), work.sharing);
         let (digest, modified) = (memo.digest, memo.modified);
@@ -182,9 +186,20 @@ impl Worker {
             state.snapshots().commit(&SnapshotId::random(), draft).map_err(Cause::state)
         })
         .await?;
-        let keys = vec![file_key(op, digest, modified), pinned_key(op, digest)];
-        let layer = TreeLayer::Snapshot(snapshot);
-        self.record(work, keys.clone(), &layer, &[InputDigest::Content(digest)]).await?;
+        Ok(TreeLayer::Snapshot(snapshot))
+    }
+
+    /// Writes down that `layer` is the file, and remembers what was said of it.
+    async fn keep_file(
+        &self,
+        work: &Work<'_>,
+        op: &HttpOp,
+        address: &CacheKey,
+        layer: TreeLayer,
+        memo: Memo,
+    ) -> Result<Tree, Cause> {
+        let keys = vec![file_key(op, memo.digest, memo.modified), pinned_key(op, memo.digest)];
+        self.record(work, keys.clone(), &layer, &[InputDigest::Content(memo.digest)]).await?;
         let bytes = serde_json::to_vec(&memo).expect("a memo is plain data");
         let index = self.surroundings.state.index();
         index.remember(MEMO, op.url.as_bytes(), &bytes).map_err(Cause::state)?;
