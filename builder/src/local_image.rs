@@ -130,6 +130,19 @@ pub fn familiar(name: &str) -> String {
     parsed.map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
+/// Reads a name that an image is to get. It holds no digest: who asks for one by digest relies on
+/// getting that and nothing else.
+pub fn new_name(text: &str) -> Result<ImageRef, LocalImageError> {
+    let name: ImageRef = text.parse()?;
+    match name.digest() {
+        None => Ok(name),
+        Some(_) => Err(LocalImageError::Name(ReferenceError {
+            name: text.to_owned(),
+            reason: "a name that is given holds no digest".to_owned(),
+        })),
+    }
+}
+
 /// A name in its two parts. A digest behind it is left out.
 pub fn repository_and_tag(name: &str) -> (String, Option<String>) {
     let name = name.split('@').next().unwrap_or_default();

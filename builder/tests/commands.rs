@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::needs::{self, lacking};
-use crate::rbuild::{Rbuild, context};
+use crate::rbuild::{Rbuild, context, json, scratch};
 
 #[test]
 fn an_image_is_listed_shown_named_and_unnamed() {
@@ -122,6 +122,34 @@ fn images_that_are_there_are_inspected_beside_one_that_is_not() {
     assert_eq!(outcome.stdout, "b\nb\n");
     outcome.assert_stderr_has(&["there is no image `none`"]);
     assert_eq!(rbuild.command().args(["inspect", "none"]).exits(1).stdout, "[]\n");
+}
+
+/// A build that names its base by digest takes a local image of that name for it.
+#[test]
+fn no_image_is_called_by_the_digest_of_another() {
+    let (rbuild, out) = (Rbuild::new(), scratch());
+    let context = context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let layout = out.path().join("layout");
+    let build = rbuild.build(&context).args(["-t", "one:v1"]);
+    build.arg("-o").arg("type=image").output("type=oci,tar=false", &layout).succeeds();
+    let other = format!("docker.io/library/two@sha256:{}", "0".repeat(64));
+    let said = "a name that is given holds no digest";
+    rbuild.command().args(["tag", "one:v1", &other]).exits(2).assert_stderr_has(&[said]);
+
+    let index = layout.join("index.json");
+    let mut json = json(&index);
+    for key in ["org.opencontainers.image.ref.name", "io.containerd.image.name"] {
+        json["manifests"][0]["annotations"][key] = other.as_str().into();
+    }
+    fs_err::remove_file(&index).unwrap();
+    fs_err::write(&index, json.to_string()).unwrap();
+    let tar = out.path().join("image.tar");
+    let (tar, layout) = (tar.to_str().unwrap(), layout.to_str().unwrap());
+    crate::rbuild::run("tar", &["-C", layout, "-cf", tar, "."]);
+    let load = |name: &str| rbuild.command().args(["load", "-i", tar, "-t", name]);
+    load(&other).exits(2).assert_stderr_has(&[said]);
+    assert_eq!(load("three").succeeds().stdout, "Loaded image: three:latest\n");
+    rbuild.command().args(["inspect", &other]).exits(1);
 }
 
 #[test]

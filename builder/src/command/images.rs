@@ -4,7 +4,6 @@ mod filter;
 
 use std::collections::BTreeSet;
 
-use rbuild_cache::oci::ImageRef;
 use rbuild_cache::state::StateFolder;
 use serde_json::{Value, json};
 
@@ -130,7 +129,7 @@ pub(super) fn tag(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let state = local_image::open(&settings(global, environment)?)?;
-    let name: ImageRef = arguments.name.parse().map_err(LocalImageError::Name)?;
+    let name = local_image::new_name(&arguments.name)?;
     let image = local_image::find(&state, &arguments.image)?;
     let is_there = state.layout().add_name(&name.to_string(), &image.root);
     if is_there.map_err(LocalImageError::Layout)? {

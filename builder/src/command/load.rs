@@ -20,8 +20,7 @@ pub(super) fn run(
 ) -> Result<(), BuildError> {
     let settings = settings(global, environment)?;
     let platform = platform(arguments.platform.as_deref())?;
-    let tag: Option<ImageRef> =
-        arguments.tag.as_deref().map(str::parse).transpose().map_err(LocalImageError::Name)?;
+    let tag = arguments.tag.as_deref().map(local_image::new_name).transpose()?;
     let source = match &arguments.input {
         Some(path) => format!("`{}`", path.display()),
         None => "stdin".to_owned(),
@@ -41,6 +40,11 @@ pub(super) fn run(
         tokio_blocking(move || image_archive::read(&state, stream, platform.as_ref()))
     };
     let mut images = run_async(reading)?.map_err(failed)?;
+    for image in &mut images {
+        // An archive can call an image by any digest: only its own is believed.
+        let digest = image.root.digest;
+        image.names.retain(|name| name.digest().is_none_or(|own| own == digest));
+    }
     name(&mut images, tag, &source)?;
     for image in &images {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
