@@ -132,14 +132,14 @@ pub fn familiar(name: &str) -> String {
 
 /// Reads a name that an image is to get. It holds no digest: who asks for one by digest relies on
 /// getting that and nothing else.
-pub fn new_name(text: &str) -> Result<ImageRef, LocalImageError> {
+pub fn new_name(text: &str) -> Result<ImageRef, ReferenceError> {
     let name: ImageRef = text.parse()?;
     match name.digest() {
         None => Ok(name),
-        Some(_) => Err(LocalImageError::Name(ReferenceError {
+        Some(_) => Err(ReferenceError {
             name: text.to_owned(),
             reason: "a name that is given holds no digest".to_owned(),
-        })),
+        }),
     }
 }
 

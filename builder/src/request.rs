@@ -279,12 +279,8 @@ fn build_args(
 fn tags(tags: &[String]) -> Result<Vec<ImageRef>, UsageError> {
     let mut parsed: Vec<ImageRef> = Vec::new();
     for tag in tags {
-        let name: ImageRef = tag.parse().map_err(|error: rbuild_cache::oci::ReferenceError| {
-            UsageError::value("--tag", tag, error.reason)
-        })?;
-        if name.digest().is_some() {
-            return Err(UsageError::value("--tag", tag, "a name that is given holds no digest"));
-        }
+        let name = crate::local_image::new_name(tag)
+            .map_err(|error| UsageError::value("--tag", tag, error.reason))?;
         if !parsed.contains(&name) {
             parsed.push(name);
         }

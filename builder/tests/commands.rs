@@ -136,6 +136,9 @@ fn no_image_is_called_by_the_digest_of_another() {
     let said = "a name that is given holds no digest";
     rbuild.command().args(["tag", "one:v1", &other]).exits(2).assert_stderr_has(&[said]);
 
+    let output = format!("type=image,name={other}");
+    rbuild.build(&context).args(["-o", &output]).exits(2).assert_stderr_has(&[said]);
+
     let index = layout.join("index.json");
     let mut json = json(&index);
     for key in ["org.opencontainers.image.ref.name", "io.containerd.image.name"] {

@@ -129,7 +129,7 @@ pub(super) fn tag(
     environment: &Environment,
 ) -> Result<(), BuildError> {
     let state = local_image::open(&settings(global, environment)?)?;
-    let name = local_image::new_name(&arguments.name)?;
+    let name = local_image::new_name(&arguments.name).map_err(LocalImageError::Name)?;
     let image = local_image::find(&state, &arguments.image)?;
     let is_there = state.layout().add_name(&name.to_string(), &image.root);
     if is_there.map_err(LocalImageError::Layout)? {

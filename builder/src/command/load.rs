@@ -20,7 +20,8 @@ pub(super) fn run(
 ) -> Result<(), BuildError> {
     let settings = settings(global, environment)?;
     let platform = platform(arguments.platform.as_deref())?;
-    let tag = arguments.tag.as_deref().map(local_image::new_name).transpose()?;
+    let tag = arguments.tag.as_deref().map(local_image::new_name);
+    let tag = tag.transpose().map_err(LocalImageError::Name)?;
     let source = match &arguments.input {
         Some(path) => format!("`{}`", path.display()),
         None => "stdin".to_owned(),

@@ -6,6 +6,7 @@ use rbuild_cache::layer::Compression;
 use rbuild_cache::oci::{ImageRef, Platform};
 
 use crate::image::{AttestationPlace, ImageOptions};
+use crate::local_image;
 use crate::request::{
     Annotation, AnnotationSubject, BuildRequest, Destination, OutputKind, OutputSpec, UsageError,
 };
@@ -61,8 +62,9 @@ impl Attributes {
         let Some(names) = self.take("name").filter(|names| !names.is_empty()) else {
             return Ok(request.tags.clone());
         };
-        let parse =
-            |name: &str| name.trim().parse().map_err(|e| wrong("name", name, &format!("{e}")));
+        let parse = |name: &str| {
+            local_image::new_name(name.trim()).map_err(|e| wrong("name", name, &format!("{e}")))
+        };
         names.split(',').map(parse).collect()
     }
 
