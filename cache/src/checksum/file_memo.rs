@@ -75,7 +75,7 @@ impl Version {
 /// was hashed too soon after the last change is not remembered. Which time it is, a new file in the
 /// memo's own folder tells: it is the same clock.
 ///
-/// Nor is remembered what lies where times of change mean nothing ([`keeps_times_of_change`]).
+/// Nor is remembered what lies where times of change mean nothing (`keeps_times_of_change`).
 ///
 /// The memo is no more than a help: a missing, damaged or foreign file counts as empty.
 #[derive(Debug, Default)]
